@@ -1,0 +1,1 @@
+"""The command `e2sam`: one file for each command group."""

@@ -1,0 +1,83 @@
+"""Entry point of the command `e2sam`: finds the command, answers errors with one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from e2sam._version import __version__
+from e2sam.cli.output import set_up_logging
+from e2sam.errors import E2SamError
+
+__all__ = ["main"]
+
+# Each group's module has `add_commands(commands)`, which adds its parsers and sets `run` on each; a module imports torch
+# and the engine's heavier wings only when one of its commands runs.
+_GROUPS = ("stacks", "segment", "models", "learn", "evaluate", "export", "annotate", "demo")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers wrong use with one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    parser = _Parser(
+        prog="e2sam",
+        description="Click-to-segment for images with more than three channels.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"e2sam {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    common.add_argument("--verbose", action="store_true", help="log details and show tracebacks")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for group in _GROUPS:
+        import_module(f"e2sam.cli.{group}").add_commands(commands, common)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 on wrong use or input, 1 on a failure of ours, 130 after Ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    set_up_logging(options.verbose)
+    try:
+        options.run(options)
+        return 0
+    except E2SamError as error:
+        return _fail(2, str(error), options.verbose)
+    except KeyboardInterrupt:
+        return _fail(130, "stopped", False)
+    except BrokenPipeError:
+        # Whoever read our output has left; point standard output elsewhere so that the interpreter's flush is silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(
+            2 if error.filename else 1,
+            f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
+            options.verbose,
+        )
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a failure of ours is one line too
+        return _fail(
+            1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", options.verbose
+        )
+
+
+def _fail(code: int, message: str, verbose: bool) -> int:
+    if verbose:
+        logging.getLogger("e2sam").exception("Traceback")
+    sys.stderr.write("e2sam: " + " ".join(message.split()) + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What a command prints: one JSON object, or lines for a person; progress and logs on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+__all__ = ["emit", "progress", "set_up_logging"]
+
+T = TypeVar("T")
+
+
+def emit(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
+    """Print `result` as one JSON object, or `lines` for a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, allow_nan=False, default=str) + "\n")
+    else:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def progress(steps: Iterable[T], total: int | None, what: str) -> Iterator[T]:
+    """Pass `steps` on with a progress bar on standard error when a person watches."""
+    yield from tqdm(
+        steps, total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False
+    )
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Send the engine's log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("e2sam")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,1 @@
+"""Pixels and what is known about them: NumPy only."""

@@ -1,0 +1,1 @@
+"""Procedural scenes of many channels with exact masks."""

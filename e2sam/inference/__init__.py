@@ -1,0 +1,1 @@
+"""From a stack and prompts to masks."""

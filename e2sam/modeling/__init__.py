@@ -1,0 +1,1 @@
+"""Torch modules, one a file; `e2sam` composes them and `build` holds every size."""

@@ -1,0 +1,1 @@
+"""Knowledge inheritance and fine-tuning."""

@@ -1,0 +1,1 @@
+"""Checkpoints, the model zoo and the embedded model."""

@@ -1,0 +1,1 @@
+"""The napari plugin: shows and asks; the engine `e2sam` computes."""
