@@ -67,9 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.verbose,
         )
     except Exception as error:  # noqa: BLE001 - the last line of defence: a failure of ours is one line too
-        return _fail(
-            1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", options.verbose
-        )
+        return _fail(1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", options.verbose)
 
 
 def _fail(code: int, message: str, verbose: bool) -> int:

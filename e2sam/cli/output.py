@@ -27,9 +27,7 @@ def emit(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
 
 def progress(steps: Iterable[T], total: int | None, what: str) -> Iterator[T]:
     """Pass `steps` on with a progress bar on standard error when a person watches."""
-    yield from tqdm(
-        steps, total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False
-    )
+    yield from tqdm(steps, total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
 
 
 def set_up_logging(verbose: bool) -> None:

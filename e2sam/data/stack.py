@@ -131,9 +131,7 @@ class ChannelStack:
     def plane(self, *index: int) -> ChannelStack:
         """The (C, H, W) stack at one position of the leading axes."""
         if len(index) != len(self.leading):
-            raise StackError(
-                f"Expected one index for each of the axes {self.leading or 'none'}, got {len(index)}."
-            )
+            raise StackError(f"Expected one index for each of the axes {self.leading or 'none'}, got {len(index)}.")
         for axis, position, length in zip(self.leading, index, self.num_planes, strict=True):
             if not 0 <= position < length:
                 raise StackError(f"Expected {axis} in 0..{length - 1}, got {position}.")

@@ -165,9 +165,7 @@ class E2SAM(nn.Module):
         embedding: Tensor = self.merge(features, chosen)
         return embedding
 
-    def decode(
-        self, image_embeddings: Tensor, prompts: PromptTensors, multimask_output: bool
-    ) -> tuple[Tensor, Tensor]:
+    def decode(self, image_embeddings: Tensor, prompts: PromptTensors, multimask_output: bool) -> tuple[Tensor, Tensor]:
         """Low-resolution logits and predicted IoU of each prompt; see `PromptDecoder`."""
         logits, iou = self.decoder(image_embeddings, prompts, multimask_output)
         return logits, iou
