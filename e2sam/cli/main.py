@@ -16,8 +16,8 @@ from e2sam.errors import E2SamError
 
 __all__ = ["main"]
 
-# Each group's module has `add_commands(commands)`, which adds its parsers and sets `run` on each; a module imports torch
-# and the engine's heavier wings only when one of its commands runs.
+# Each group's module has `add_commands(commands, common)`, which adds its parsers and sets `run` on each; torch and the
+# engine's heavier wings are imported only when a command runs.
 _GROUPS = ("stacks", "segment", "models", "learn", "evaluate", "export", "annotate", "demo")
 
 
