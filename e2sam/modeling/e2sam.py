@@ -12,11 +12,33 @@ from torch import Tensor, nn
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.stack import ChannelSpec
 
-__all__ = ["E2SAM", "MergeModule", "ModelConfig", "PromptDecoder", "PromptTensors"]
+__all__ = ["E2SAM", "MergeModule", "ModelConfig", "PromptDecoder", "PromptTensors", "SemanticConfig", "SemanticDecoder"]
 
 # Mean and standard deviation of SAM's training images, R, G, B in 0..255 (segment_anything, build_sam.py).
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """The classes that a semantic decoder tells apart; saved with the weights.
+
+    Attributes
+    ----------
+    decoder
+        Key of `e2sam.modeling.semantic.build_semantic_decoder`: "detail" or "bmvc2023".
+    classes
+        Name of each class.
+    values
+        Value of each class in label images, in the same order.
+    tile_size
+        Pixels of the original image on the long side of one frame: the scale that the decoder was trained at.
+    """
+
+    decoder: str
+    classes: tuple[str, ...]
+    values: tuple[int, ...]
+    tile_size: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,8 @@ class ModelConfig:
         Normalization of each of `channels`, fitted where the student was inherited.
     merge
         "none" (teacher), "gated" or "split".
+    semantic
+        The classes of its semantic decoder, or None where it has none.
     """
 
     architecture: str
@@ -51,6 +75,7 @@ class ModelConfig:
     channels: tuple[ChannelSpec, ...] = ()
     recipes: tuple[ChannelRecipe, ...] = ()
     merge: str = "none"
+    semantic: SemanticConfig | None = None
 
     @property
     def is_student(self) -> bool:
@@ -103,6 +128,14 @@ class MergeModule(Protocol):
         ...
 
 
+class SemanticDecoder(Protocol):
+    """Gives every position a score for each class."""
+
+    def __call__(self, image_embeddings: Tensor, pixels: Tensor) -> Tensor:
+        """Logits (B, K, H', W') from embeddings (B, 256, h, w) and the prepared pixels (B, N + 1, H, W) behind them."""
+        ...
+
+
 class E2SAM(nn.Module):
     """A promptable model of three composite planes (teacher) or N channels (student).
 
@@ -115,12 +148,14 @@ class E2SAM(nn.Module):
         image_encoder: nn.Module,
         decoder: nn.Module,
         merge: nn.Module | None = None,
+        semantic: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.image_encoder = image_encoder
         self.decoder = decoder
         self.merge = merge
+        self.semantic = semantic
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
 
@@ -169,3 +204,9 @@ class E2SAM(nn.Module):
         """Low-resolution logits and predicted IoU of each prompt; see `PromptDecoder`."""
         logits, iou = self.decoder(image_embeddings, prompts, multimask_output)
         return logits, iou
+
+    def classify(self, image_embeddings: Tensor, pixels: Tensor) -> Tensor:
+        """Class logits of every position; see `SemanticDecoder`. Only where the model has a semantic decoder."""
+        assert self.semantic is not None
+        logits: Tensor = self.semantic(image_embeddings, pixels)
+        return logits
