@@ -156,6 +156,8 @@ class E2SAM(nn.Module):
         self.decoder = decoder
         self.merge = merge
         self.semantic = semantic
+        # SHA-256 of configuration and weights as they were loaded; empty for a model that no file holds.
+        self.fingerprint = ""
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
 
