@@ -1,0 +1,100 @@
+"""What is held out never touches what is trained on, and is the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_cdt
+
+from e2sam.errors import TrainingError
+from e2sam.training.split import ObjectPlace, split_images, split_objects, split_pixels
+
+
+def place(x0, y0, width=10, height=10, image="a", size=(200, 300)):
+    return ObjectPlace(image, size, (x0, y0, x0 + width, y0 + height))
+
+
+boxes = st.builds(place, st.integers(0, 280), st.integers(0, 180), st.integers(1, 20), st.integers(1, 20))
+
+
+def gap(first, second):
+    """Chebyshev distance between two boxes."""
+    a, b = first.box, second.box
+    return max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3])
+
+
+@settings(max_examples=60, deadline=None)
+@given(objects=st.lists(boxes, min_size=1, max_size=30), seed=st.integers(0, 5))
+def test_each_object_lands_once_and_held_out_ones_keep_the_margin(objects, seed):
+    split = split_objects(objects, seed=seed)
+    assert sorted(split.train + split.held_out + split.dropped) == list(range(len(objects)))
+    assert split.train
+    assert (len(objects) == 1) == (not split.held_out)
+    if split.kind == "region":
+        assert split.margin >= 2
+        for index in split.train:
+            assert all(gap(objects[index], objects[other]) >= split.margin for other in split.held_out)
+    assert split_objects(objects, seed=seed) == split
+
+
+def test_five_corrections_of_one_image_give_two_to_judge_by():
+    objects = [place(20 + 50 * index, 30 * index) for index in range(5)]
+    split = split_objects(objects)
+    assert split.kind == "region"
+    assert len(split.held_out) == 2 and len(split.train) == 3
+
+
+def test_several_images_are_held_out_whole():
+    objects = [place(20 * index, 20, image=name) for name in "abcd" for index in range(4)]
+    split = split_objects(objects, share=0.25)
+    held = {objects[index].image for index in split.held_out}
+    assert split.kind == "image" and len(held) == 1
+    assert not held & {objects[index].image for index in split.train}
+
+
+def test_another_seed_gives_another_split_and_order_of_images_does_not_matter():
+    names = [f"image{index}" for index in range(12)]
+    assert len({split_images(names, seed=seed).held_out for seed in range(5)}) > 1
+    held = {names[index] for index in split_images(names).held_out}
+    reversed_names = names[::-1]
+    assert {reversed_names[index] for index in split_images(reversed_names).held_out} == held
+    assert len(held) == 3
+
+
+def test_overlapping_objects_fall_back_to_single_objects_and_say_so():
+    split = split_objects([place(10, 10, 100, 100) for _ in range(6)])
+    assert split.kind == "object" and len(split.held_out) == 2 and len(split.train) == 4
+
+
+@pytest.mark.parametrize("size", [(95, 95), (101, 100), (60, 200)])
+def test_pixels_keep_the_margin_and_share_the_classes(size):
+    labels = np.random.default_rng(0).integers(0, 4, size).astype(np.uint8)
+    trained, held = split_pixels(labels, ignore_index=0, margin=5)
+    assert not (trained & held).any()
+    assert not (trained | held)[labels == 0].any()
+    assert (distance_transform_cdt(~held, metric="chessboard")[trained] > 5).all()
+    assert set(np.unique(labels[trained])) == set(np.unique(labels[held])) == {1, 2, 3}
+    assert 0.1 < held.sum() / (labels > 0).sum() < 0.4
+    again = split_pixels(labels, ignore_index=0, margin=5)
+    assert np.array_equal(again[0], trained) and np.array_equal(again[1], held)
+
+
+def test_rare_class_is_put_on_both_sides_where_that_is_possible():
+    labels = np.ones((96, 96), np.uint8)
+    labels[10:14, 10:14] = 2
+    labels[80:84, 80:84] = 2
+    trained, held = split_pixels(labels, ignore_index=None)
+    assert 2 in labels[trained] and 2 in labels[held]
+
+
+def test_nothing_to_split_is_an_error():
+    with pytest.raises(TrainingError, match="got none"):
+        split_objects([])
+    with pytest.raises(TrainingError, match=r"0\.9"):
+        split_objects([place(0, 0), place(50, 50)], share=0.9)
+    with pytest.raises(TrainingError, match="got none"):
+        split_pixels(np.zeros((50, 50), np.uint8), ignore_index=0)
+    with pytest.raises(TrainingError, match="at least 2"):
+        split_images(["a"])
