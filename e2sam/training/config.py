@@ -17,7 +17,7 @@ class TrainStep:
     step, total
         Steps done, of how many.
     loss
-        Loss of this step.
+        Loss of this step; NaN at step 0, which comes before the first one.
     metrics
         Named figures that were measured at this step, such as "agreement_1_click"; empty at most steps.
     message

@@ -1,0 +1,67 @@
+"""The devices of a run: Lightning Fabric, started with the run's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from e2sam.errors import TrainingError
+from e2sam.training.task import LoopSettings
+
+__all__ = ["connect", "is_out_of_memory"]
+
+
+def connect(settings: LoopSettings) -> Any:
+    """Start Fabric; under a strategy of several processes, start them.
+
+    Raises
+    ------
+    TrainingError
+        If the devices are not here, or the settings do not fit them.
+    """
+    if not (settings.strategy == "auto" or settings.strategy.startswith("ddp")):
+        raise TrainingError(
+            f"Expected strategy 'auto' or 'ddp', got {settings.strategy!r}: sharded strategies are not supported."
+        )
+    if settings.strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise TrainingError(
+            f"Expected strategy 'ddp', whose processes run the same command, got {settings.strategy!r}: steps cannot "
+            "be yielded out of spawned processes."
+        )
+    # The heads that the second phase of a task adds have no gradient in the first.
+    strategy = "ddp_find_unused_parameters_true" if settings.strategy == "ddp" else settings.strategy
+    try:
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=strategy,
+            precision=_precision(settings),
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError, TypeError) as error:
+        # Fabric answers what a machine cannot do ("No supported gpu backend found!") with these.
+        raise TrainingError(f"Expected devices that are here: {error}") from error
+    if settings.batch_size % fabric.world_size:
+        raise TrainingError(
+            f"Expected a batch size that {fabric.world_size} devices can share, got {settings.batch_size}."
+        )
+    return fabric
+
+
+def _precision(settings: LoopSettings) -> str:
+    if settings.precision != "auto":
+        return settings.precision
+    if settings.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "32-true"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
