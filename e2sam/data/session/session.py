@@ -1,0 +1,116 @@
+"""The session as a whole: objects, classes, history."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from e2sam.data.session.journal import Delta
+from e2sam.data.session.objects import ObjectActions
+from e2sam.data.session.records import ClassRecord, HistoryStep
+from e2sam.data.session.stacks import SettingActions
+from e2sam.errors import SessionError
+
+__all__ = ["Session"]
+
+# Colours that stay apart for colour-blind eyes (Okabe and Ito, 2008), on light and on dark.
+_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+
+
+class Session(ObjectActions, SettingActions):
+    """One `.e2sam` file: stacks, prompts, objects, history, training runs. See the module `e2sam.data.session`."""
+
+    def add_class(self, name: str, colour: str = "", key: str = "") -> ClassRecord:
+        """Begin a class; its colour is the next of eight where none is given."""
+        _check_class(name, colour or "#000000")
+        if any(known.name == name for known in self.classes()):
+            raise SessionError(f"Expected a new class name, got {name!r} again.")
+        with self._action("classes", f"Add class {name}") as edit:
+            highest = max((known.id for known in self.classes()), default=0)
+            row = edit.row("counter", "class")
+            class_id = 1 + max(highest, 0 if row is None else row[1])
+            edit.put("counter", ("class", class_id))
+            record = ClassRecord(class_id, name, colour or _COLOURS[(class_id - 1) % len(_COLOURS)], key)
+            edit.put("class", (record.id, record.name, record.colour, record.key))
+        return record
+
+    def update_class(
+        self, class_id: int, name: str | None = None, colour: str | None = None, key: str | None = None
+    ) -> ClassRecord:
+        """Change a class's name, colour or key; what is None stays."""
+        known = {record.id: record for record in self.classes()}
+        if class_id not in known:
+            raise SessionError(f"Expected a class of the session, got {class_id}.")
+        given = {"name": name, "colour": colour, "key": key}
+        record = replace(known[class_id], **{field: value for field, value in given.items() if value is not None})
+        _check_class(record.name, record.colour)
+        if any(other.name == record.name and other.id != class_id for other in known.values()):
+            raise SessionError(f"Expected a new class name, got {record.name!r} again.")
+        with self._action("classes", f"Change class {record.name}") as edit:
+            edit.put("class", (record.id, record.name, record.colour, record.key))
+        return record
+
+    def remove_class(self, class_id: int) -> None:
+        """Remove a class that no object has."""
+        num_objects = sum(record.class_id == class_id for record in self.objects())
+        if num_objects:
+            raise SessionError(f"Expected a class without objects, got one of {num_objects}: change their class first.")
+        if len(self.classes()) == 1:
+            raise SessionError("Expected at least 1 class to stay: add another first.")
+        with self._action("classes", "Remove class") as edit:
+            edit.drop("class", class_id)
+
+    def undo(self) -> HistoryStep:
+        """Take the last step back, as far as the beginning of the session; returns what was undone.
+
+        Raises
+        ------
+        SessionError
+            If there is nothing to undo.
+        """
+        return self._walk("undo")
+
+    def redo(self) -> HistoryStep:
+        """Do the step again that was undone last.
+
+        Raises
+        ------
+        SessionError
+            If nothing was undone since the last action.
+        """
+        return self._walk("redo")
+
+    def next_undo(self) -> HistoryStep | None:
+        """What `undo` would take back, or None."""
+        return self._journal.next_undo()
+
+    def next_redo(self) -> HistoryStep | None:
+        """What `redo` would do again, or None."""
+        return self._journal.next_redo()
+
+    def history(self, newest: int = 200) -> tuple[HistoryStep, ...]:
+        """The newest steps that were ever done, oldest first, those that were undone among them."""
+        return self._journal.steps(newest)
+
+    def state(self) -> bytes:
+        """Everything that undo moves through, in one canonical form: equal states give equal bytes."""
+        return self._journal.document()
+
+    def _walk(self, kind: str) -> HistoryStep:
+        with self._guard:
+            self._check_writable()
+            step = self._journal.next_undo() if kind == "undo" else self._journal.next_redo()
+            deltas: Sequence[Delta]
+            verb, deltas = self._journal.undo() if kind == "undo" else self._journal.redo()
+            change = self._applied(kind, verb, deltas)
+        self._publish(change)
+        assert step is not None
+        return replace(step, stands=kind == "redo")
+
+
+def _check_class(name: str, colour: str) -> None:
+    if not name.strip():
+        raise SessionError("Expected a class name, got an empty one.")
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+        raise SessionError(f"Expected a colour like #e69f00, got {colour!r}.")
