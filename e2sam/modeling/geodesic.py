@@ -1,0 +1,50 @@
+"""Geodesic distances from prompts: how many boundaries a path from a click must cross, by raster scans."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["FAR", "geodesic_distance"]
+
+# Distance of what no seed reaches; float32 still resolves 1e-3 beside it.
+FAR = 1.0e3
+
+
+def _scan(distance: Tensor, cost: Tensor) -> Tensor:
+    """Exact distances along each row: (B, H, W) distances, (B, H, W - 1) costs of the steps to the right."""
+    travelled = torch.nn.functional.pad(cost.cumsum(-1), (1, 0))
+    forward = travelled + (distance - travelled).cummin(-1).values
+    backward = (forward + travelled).flip(-1).cummin(-1).values.flip(-1) - travelled
+    return torch.minimum(forward, backward)
+
+
+@torch.no_grad()
+def geodesic_distance(cost_right: Tensor, cost_down: Tensor, seeds: Tensor, iterations: int = 3) -> Tensor:
+    """Least cost of a 4-connected path from the seeds to every position.
+
+    Alternating exact scans of rows and columns (Toivanen, 1996, by running minima of cost differences): each
+    iteration adds two corners to the paths that are found, so that few suffice for objects that are not spirals.
+
+    Parameters
+    ----------
+    cost_right
+        (B, H, W - 1) float32 >= 0, cost of the step from a position to its right neighbour.
+    cost_down
+        (B, H - 1, W) float32 >= 0, cost of the step to the neighbour below.
+    seeds
+        (B, H, W) float32, distance at the start: 0 at seeds, `FAR` elsewhere.
+    iterations
+        Scans of rows and columns.
+
+    Returns
+    -------
+    Tensor
+        (B, H, W) float32 in [0, FAR].
+    """
+    distance = seeds
+    cost_down = cost_down.transpose(-1, -2).contiguous()
+    for _ in range(iterations):
+        distance = _scan(distance, cost_right)
+        distance = _scan(distance.transpose(-1, -2).contiguous(), cost_down).transpose(-1, -2).contiguous()
+    return distance.clamp(max=FAR)
