@@ -1,0 +1,298 @@
+"""What the encoder is given: normalized channels of a stack, as a teacher's composites or a student's planes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2sam.data.channels import channel_statistics, plane_order, suggest_selections
+from e2sam.data.composites import Composite, composites_of
+from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
+from e2sam.data.stack import ChannelStack
+from e2sam.errors import ChannelError, StackError
+from e2sam.inference.frame import Frame
+from e2sam.inference.prediction import Box
+from e2sam.modeling.e2sam import ModelConfig
+
+__all__ = ["EncodingPlan", "Recipes", "Scene", "View"]
+
+# A kind for every channel, kinds by channel name, or fitted recipes, one for each channel of the stack.
+Recipes = str | Mapping[str, str | ChannelRecipe] | Sequence[ChannelRecipe] | None
+
+MissingPolicy = Literal["refuse", "fill"]
+
+# A stack that is read from disk is read at every n-th pixel where a window of it passes this; the frame keeps twice its
+# own resolution, so its antialiasing still has something to do.
+_READ_BUDGET_BYTES = 384 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One image that the encoder sees.
+
+    Attributes
+    ----------
+    name
+        What the user calls it.
+    channels
+        Names of the channels with weight in it.
+    weights
+        (S,) float32, share of each selected channel in it, summing to 1.
+    matrix
+        (3, S) float32 from selected channels to composite planes; None for a student.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    weights: NDArray[np.float32]
+    matrix: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EncodingPlan:
+    """How windows of a stack become the encoder's input for one selection.
+
+    Attributes
+    ----------
+    stack
+        The pixels.
+    sources
+        Index into the stack behind each plane that is read, or -1 for a student's channel that the stack lacks.
+    recipes
+        Normalization of each of `sources`.
+    views
+        What the encoder sees, encoded together: composites, or a student's one view.
+    selected
+        Names of the selected channels, as the stack calls them.
+    positions
+        Positions of the selection in a student's own channels; None for a teacher.
+    """
+
+    stack: ChannelStack
+    sources: tuple[int, ...]
+    recipes: tuple[ChannelRecipe, ...]
+    views: tuple[View, ...]
+    selected: tuple[str, ...]
+    positions: tuple[int, ...] | None = None
+
+    @property
+    def source(self) -> Hashable:
+        """What the encoder's input depends on, the window apart; a student's selection is not part of it."""
+        matrices = tuple(view.matrix.tobytes() for view in self.views if view.matrix is not None)
+        return self.stack, self.sources, self.recipes, matrices
+
+    def planes(self, window: Box, frame: Frame) -> NDArray[np.float32]:
+        """Input of `E2SAM.prepare` for a window (x0, y0, x1, y1) of the stack.
+
+        Returns
+        -------
+        NDArray
+            (V, 3, h, w) float32 composites in 0..255 for a teacher, (1, N, h, w) channels in [0, 1] for a student,
+            where (h, w) is the frame's `input_size`.
+        """
+        height, width = frame.input_size
+        if self.positions is not None:
+            channels = np.empty((1, len(self.sources), height, width), np.float32)
+            for index, plane in enumerate(self._channels(window, frame)):
+                channels[0, index] = plane
+            return channels
+        composites = np.zeros((len(self.views), 3, height, width), np.float32)
+        matrices = np.stack([view.matrix for view in self.views if view.matrix is not None])
+        for index, plane in enumerate(self._channels(window, frame)):
+            for view, row in np.argwhere(matrices[:, :, index]):
+                composites[view, row] += matrices[view, row, index] * plane
+        return composites * np.float32(255)
+
+    def _channels(self, window: Box, frame: Frame) -> Iterator[NDArray[np.float32]]:
+        """Each of `sources` over a window, in [0, 1] and in the frame; channel by channel, to bound the memory."""
+        x0, y0, x1, y1 = window
+        step = self._step(window, frame)
+        rows, columns = slice(y0, y1), slice(x0, x1)
+        present = [index for index in self.sources if index >= 0]
+        in_memory = isinstance(self.stack.data, np.ndarray)
+        block = None if in_memory else self.stack.read(rows, columns, present, step)
+        for index, recipe in zip(self.sources, self.recipes, strict=True):
+            if index < 0:
+                yield _unmeasured(recipe, frame)
+                continue
+            if block is None:
+                pixels = self.stack.read(rows, columns, [index], step)
+            else:
+                place = present.index(index)
+                pixels = block[place : place + 1]
+            yield _normalized(self.stack, index, pixels, recipe, frame)
+
+    def _step(self, window: Box, frame: Frame) -> int:
+        if isinstance(self.stack.data, np.ndarray):
+            return 1
+        x0, y0, x1, y1 = window
+        size = (x1 - x0) * (y1 - y0) * len(self.sources) * self.stack.data.dtype.itemsize
+        wanted = int(np.ceil(np.sqrt(size / _READ_BUDGET_BYTES)))
+        return max(1, min(wanted, max(x1 - x0, y1 - y0) // (2 * max(frame.input_size))))
+
+
+def _normalized(
+    stack: ChannelStack, index: int, pixels: NDArray[Any], recipe: ChannelRecipe, frame: Frame
+) -> NDArray[np.float32]:
+    valid = stack.valid_of(pixels, [index])
+    if pixels.dtype == np.uint8 and recipe.kind == "none" and valid.all():
+        # Resized as bytes, as SamPredictor does, and only then scaled.
+        return frame.resize(pixels[0]) / np.float32(255)
+    return frame.resize(apply_recipes(pixels, valid, (recipe,))[0])
+
+
+def _unmeasured(recipe: ChannelRecipe, frame: Frame) -> NDArray[np.float32]:
+    """A channel without a single measured pixel, filled as invalid pixels are."""
+    nothing = np.full((1, 1, 1), np.nan, np.float32)
+    value = apply_recipes(nothing, np.zeros((1, 1, 1), bool), (recipe,))[0, 0, 0]
+    return np.full(frame.input_size, value, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A stack with what was measured on it once: recipes and statistics of every channel.
+
+    Attributes
+    ----------
+    stack
+        The pixels.
+    config
+        What the model is that shall see it.
+    recipes
+        One for each channel of the stack; for a student none, it has its own.
+    """
+
+    stack: ChannelStack
+    config: ModelConfig
+    recipes: tuple[ChannelRecipe, ...]
+
+    @classmethod
+    def of(cls, stack: ChannelStack, config: ModelConfig, recipes: Recipes = None) -> Scene:
+        """Measure a stack for a model.
+
+        Raises
+        ------
+        StackError
+            If it is a series or a volume.
+        ChannelError
+            If recipes do not fit its channels.
+        """
+        if stack.leading:
+            raise StackError(f"Expected a single scene, got axes {stack.leading}CYX: take one with plane().")
+        if config.is_student:
+            return cls(stack, config, ())
+        return cls(stack, config, _recipes_of(stack, recipes))
+
+    def plan(
+        self,
+        channels: Sequence[str | int] | Literal["auto"],
+        mapping: Mapping[str, str] | None = None,
+        missing: MissingPolicy = "refuse",
+    ) -> EncodingPlan:
+        """What the encoder of a model is given for a selection.
+
+        Raises
+        ------
+        ChannelError
+            If a channel does not exist or stands twice, or the stack's channels are not those of a student.
+        """
+        if self.config.is_student:
+            return self._student_plan(channels, mapping or {}, missing)
+        return self._teacher_plan(self.stack.indices(self._resolved(channels)))
+
+    def _resolved(self, channels: Sequence[str | int] | Literal["auto"]) -> Sequence[str | int]:
+        if not isinstance(channels, str):
+            return list(channels)
+        if channels != "auto":
+            return [channels]
+        if self.stack.num_channels <= 3:
+            return self.stack.names
+        suggested = suggest_selections(self.stack, top=1)
+        return suggested[0].names if suggested else self.stack.names[:3]
+
+    def _teacher_plan(self, selection: tuple[int, ...]) -> EncodingPlan:
+        names = tuple(self.stack.names[index] for index in selection)
+        views = []
+        for composite in _composites(self.stack, selection):
+            matrix = np.asarray(composite.matrix, np.float32)[:, list(selection)]
+            used = tuple(self.stack.names[index] for index in composite.indices)
+            views.append(View(composite.description, used, matrix.mean(axis=0), matrix))
+        recipes = tuple(self.recipes[index] for index in selection)
+        return EncodingPlan(self.stack, selection, recipes, tuple(views), names)
+
+    def _student_plan(
+        self,
+        channels: Sequence[str | int] | Literal["auto"],
+        mapping: Mapping[str, str],
+        missing: MissingPolicy,
+    ) -> EncodingPlan:
+        sources = _matched(self.config, self.stack, mapping, missing)
+        here = tuple(source for source in sources if source >= 0)
+        selection = here if isinstance(channels, str) and channels == "auto" else self._indices(channels)
+        unknown = [self.stack.names[index] for index in selection if index not in here]
+        if unknown:
+            raise ChannelError(
+                f"Expected a selection of the model's channels ({_list(self.stack.names[i] for i in here)}), "
+                f"got {_list(unknown)}: select others, or inherit a model with them."
+            )
+        names = tuple(self.stack.names[index] for index in selection)
+        weights = np.full(len(names), 1 / len(names), np.float32)
+        view = View("student", names, weights)
+        positions = tuple(sources.index(index) for index in selection)
+        return EncodingPlan(self.stack, sources, self.config.recipes, (view,), names, positions)
+
+    def _indices(self, channels: Sequence[str | int]) -> tuple[int, ...]:
+        return self.stack.indices([channels] if isinstance(channels, str) else list(channels))
+
+
+def _composites(stack: ChannelStack, selection: tuple[int, ...]) -> tuple[Composite, ...]:
+    if len(selection) <= 3:
+        # As ordered: nothing to be measured.
+        unmeasured = np.ones(stack.num_channels)
+        return composites_of(selection, np.diag(unmeasured), unmeasured, names=stack.names)
+    statistics = channel_statistics(stack)
+    return composites_of(
+        selection, statistics.correlation, statistics.information, names=stack.names, order=plane_order(stack)
+    )
+
+
+def _recipes_of(stack: ChannelStack, recipes: Recipes) -> tuple[ChannelRecipe, ...]:
+    if recipes is None or isinstance(recipes, str | Mapping):
+        return fit_recipes(stack, recipes or "auto")
+    if len(recipes) != stack.num_channels:
+        raise ChannelError(
+            f"Expected one recipe for each of {stack.num_channels} channels, got {len(recipes)}: "
+            "fit them with fit_recipes, or pass None."
+        )
+    return tuple(recipes)
+
+
+def _matched(
+    config: ModelConfig, stack: ChannelStack, mapping: Mapping[str, str], missing: MissingPolicy
+) -> tuple[int, ...]:
+    """Index into the stack behind each of a student's channels, -1 where it lacks one and that is allowed."""
+    own = [channel.name for channel in config.channels]
+    unknown = [name for name in mapping if name not in own]
+    if unknown:
+        raise ChannelError(f"Expected a mapping from the model's channels ({_list(own)}), got {_list(unknown)}.")
+    wanted = [mapping.get(name, name) for name in own]
+    absent = [name for name in wanted if name not in stack.names]
+    if absent and (missing == "refuse" or len(absent) == len(own)):
+        raise ChannelError(
+            f"Expected a stack with the model's channels ({_list(own)}), got {_list(stack.names)}; missing: "
+            f"{_list(absent)}. Give a mapping from the model's names to the stack's, or missing='fill'."
+        )
+    present = [name for name in wanted if name in stack.names]
+    twice = sorted({name for name in present if present.count(name) > 1})
+    if twice:
+        raise ChannelError(f"Expected each channel of the stack behind one of the model's, got {_list(twice)} twice.")
+    return tuple(stack.names.index(name) if name in stack.names else -1 for name in wanted)
+
+
+def _list(names: Any) -> str:
+    shown = list(names)
+    return ", ".join(shown[:16]) + (f", ... ({len(shown)})" if len(shown) > 16 else "")

@@ -1,0 +1,203 @@
+"""What the decoder said about one prompt: candidate masks, drawn only where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from e2sam.inference.frame import Frame
+
+__all__ = ["Box", "Prediction", "crops_iou", "upsampled_mask"]
+
+# x0, y0, x1, y1 in pixels of the image; x1 and y1 are the first outside.
+Box = tuple[int, int, int, int]
+
+_EMPTY: Box = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Candidate masks of one object.
+
+    Attributes
+    ----------
+    scores
+        (M,) float32, predicted IoU of each candidate.
+    logits
+        (M, h, w) float32 in the decoder's own frame; one of them can be given back as `mask`.
+    channels
+        Names of the channels that the winning view drew from.
+    view
+        Name of the view whose masks these are: a composite of a teacher, or "student".
+    frame
+        Geometry of the window that was encoded.
+    window
+        The part of the image that was encoded, (x0, y0, x1, y1).
+    size
+        (height, width) of the image.
+    """
+
+    scores: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    channels: tuple[str, ...]
+    view: str
+    frame: Frame
+    window: Box
+    size: tuple[int, int]
+    _crops: dict[int, tuple[Box, NDArray[np.bool_]]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def best(self) -> int:
+        """Index of the candidate with the best predicted quality."""
+        return int(np.argmax(self.scores))
+
+    def mask_crop(self, candidate: int | None = None) -> tuple[Box, NDArray[np.bool_]]:
+        """Smallest box (x0, y0, x1, y1) around a candidate (the best if None) and its mask (y1 - y0, x1 - x0) bool.
+
+        Costs as much as the object is large, whatever the size of the image. An empty mask has the box (0, 0, 0, 0).
+        """
+        index = self.best if candidate is None else candidate
+        if index not in self._crops:
+            (x0, y0, x1, y1), crop = upsampled_mask(self.logits[index], self.frame)
+            left, top = self.window[:2]
+            box = (x0 + left, y0 + top, x1 + left, y1 + top) if crop.size else _EMPTY
+            self._crops[index] = (box, crop)
+        return self._crops[index]
+
+    def mask_box(self, candidate: int | None = None) -> Box:
+        """Smallest box (x0, y0, x1, y1) around a candidate (the best if None); (0, 0, 0, 0) if it is empty."""
+        return self.mask_crop(candidate)[0]
+
+    def mask(self, candidate: int | None = None) -> NDArray[np.bool_]:
+        """One candidate (the best if None) as (H, W) bool."""
+        (x0, y0, x1, y1), crop = self.mask_crop(candidate)
+        whole = np.zeros(self.size, bool)
+        whole[y0:y1, x0:x1] = crop
+        return whole
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(M, H, W) bool, every candidate over the whole image."""
+        whole = np.zeros((len(self), *self.size), bool)
+        for index in range(len(self)):
+            (x0, y0, x1, y1), crop = self.mask_crop(index)
+            whole[index, y0:y1, x0:x1] = crop
+        return whole
+
+
+def crops_iou(
+    first: tuple[Box, NDArray[np.bool_]], second: tuple[Box, NDArray[np.bool_]], within: Box | None = None
+) -> float:
+    """IoU in [0, 1] of two masks given as (box, crop), over the image or over a box of it; 1 where both are empty."""
+    areas = [int(_part(*mask, within or mask[0]).sum()) for mask in (first, second)]
+    (box, other) = first[0], second[0]
+    shared = (max(box[0], other[0]), max(box[1], other[1]), min(box[2], other[2]), min(box[3], other[3]))
+    if within is not None:
+        shared = (*np.maximum(shared[:2], within[:2]).tolist(), *np.minimum(shared[2:], within[2:]).tolist())
+    common = int((_part(*first, shared) & _part(*second, shared)).sum())
+    union = sum(areas) - common
+    return common / union if union else 1.0
+
+
+def _part(box: Box, crop: NDArray[np.bool_], wanted: Box) -> NDArray[np.bool_]:
+    """The part of a mask that lies in a box, cut to where both are."""
+    x0, y0 = max(wanted[0], box[0]) - box[0], max(wanted[1], box[1]) - box[1]
+    x1, y1 = min(wanted[2], box[2]) - box[0], min(wanted[3], box[3]) - box[1]
+    return crop[y0 : max(y0, y1), x0 : max(x0, x1)]
+
+
+def upsampled_mask(logits: NDArray[np.float32], frame: Frame) -> tuple[Box, NDArray[np.bool_]]:
+    """Where logits (h, w) of the decoder are above 0 in the image: a tight box and the mask in it.
+
+    The same two bilinear steps as `Sam.postprocess_masks` (to the frame, then to the image), but the second is worked
+    out only at pixels between logits of unlike sign: elsewhere a convex combination has the sign of its corners.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(logits))[None, None]
+    height, width = frame.input_size
+    inner = F.interpolate(tensor, frame.padded_size, mode="bilinear", align_corners=False)[..., :height, :width]
+    out_height, out_width = frame.original_size
+    if out_height < height or out_width < width:
+        whole = F.interpolate(inner, frame.original_size, mode="bilinear", align_corners=False)[0, 0].numpy() > 0
+        return _tight(whole, 0, 0)
+    return _upsampled_sparse(inner[0, 0].numpy(), frame.original_size)
+
+
+def _upsampled_sparse(inner: NDArray[np.float32], size: tuple[int, int]) -> tuple[Box, NDArray[np.bool_]]:
+    """As `upsampled_mask`, from logits in the frame to a larger image, by cells between four neighbouring logits."""
+    corners = np.pad(inner > 0, ((0, 1), (0, 1)), mode="edge")
+    pairs_any, pairs_all = corners[:-1] | corners[1:], corners[:-1] & corners[1:]
+    some, every = pairs_any[:, :-1] | pairs_any[:, 1:], pairs_all[:, :-1] & pairs_all[:, 1:]
+    rows, columns = np.flatnonzero(some.any(axis=1)), np.flatnonzero(some.any(axis=0))
+    if rows.size == 0:
+        return _EMPTY, np.zeros((0, 0), bool)
+    vertical, horizontal = _Axis.of(inner.shape[0], size[0]), _Axis.of(inner.shape[1], size[1])
+    top, bottom = vertical.starts[rows[0]], vertical.starts[rows[-1] + 1]
+    left, right = horizontal.starts[columns[0]], horizontal.starts[columns[-1] + 1]
+    crop = np.take(np.take(every, horizontal.low[left:right], axis=1), vertical.low[top:bottom], axis=0)
+    cells = np.argwhere(some & ~every)
+    for start in range(0, len(cells), 16_384):
+        _fill_mixed(crop, (top, left), inner, cells[start : start + 16_384], (vertical, horizontal))
+    return _tight(crop, int(left), int(top))
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Bilinear upsampling along one axis: output i lies between inputs low[i] and low[i] + 1, at `share`."""
+
+    low: NDArray[np.intp]
+    share: NDArray[np.float32]
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, num_in: int, num_out: int) -> _Axis:
+        position = np.clip((np.arange(num_out) + 0.5) * (num_in / num_out) - 0.5, 0, num_in - 1)
+        low = position.astype(np.intp)
+        return cls(low, (position - low).astype(np.float32), np.searchsorted(low, np.arange(num_in + 1)))
+
+
+def _fill_mixed(
+    crop: NDArray[np.bool_],
+    corner: tuple[int, int],
+    inner: NDArray[np.float32],
+    cells: NDArray[np.intp],
+    axes: tuple[_Axis, _Axis],
+) -> None:
+    """Interpolate, in `crop`, the outputs within cells (K, 2) whose corners have unlike signs."""
+    outputs, shares, inside, nearest = [], [], [], []
+    for axis, cell in zip(axes, cells.T, strict=True):
+        spans = axis.starts[cell + 1] - axis.starts[cell]
+        index = axis.starts[cell][:, None] + np.arange(int(spans.max(initial=0)))
+        inside.append(np.arange(index.shape[1]) < spans[:, None])
+        index = np.minimum(index, len(axis.low) - 1)
+        outputs.append(index)
+        shares.append(axis.share[index])
+        nearest.append(np.minimum(cell + 1, len(axis.starts) - 2))
+    (y, x), (y_next, x_next) = cells.T, nearest
+    across = shares[1][:, None, :]
+    upper = _lerp(inner[y, x][:, None, None], inner[y, x_next][:, None, None], across)
+    lower = _lerp(inner[y_next, x][:, None, None], inner[y_next, x_next][:, None, None], across)
+    values = _lerp(upper, lower, shares[0][:, :, None])
+    chosen = inside[0][:, :, None] & inside[1][:, None, :]
+    rows = np.broadcast_to(outputs[0][:, :, None], chosen.shape)[chosen] - corner[0]
+    columns = np.broadcast_to(outputs[1][:, None, :], chosen.shape)[chosen] - corner[1]
+    crop[rows, columns] = values[chosen] > 0
+
+
+def _lerp(start: NDArray[np.float32], end: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
+    return start + (end - start) * share
+
+
+def _tight(mask: NDArray[np.bool_], left: int, top: int) -> tuple[Box, NDArray[np.bool_]]:
+    """Cut a mask whose corner lies at (left, top) to the box around what is set."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return _EMPTY, np.zeros((0, 0), bool)
+    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return (left + x0, top + y0, left + x1, top + y1), np.ascontiguousarray(mask[y0:y1, x0:x1])

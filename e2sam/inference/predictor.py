@@ -1,0 +1,402 @@
+"""From a stack, a selection and clicks to masks: the one stateful part of the engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from e2sam.data.prompts import Prompts
+from e2sam.data.stack import ChannelStack
+from e2sam.errors import PromptError, StackError
+from e2sam.inference.decoding import DecodedBatch, decode_batch, decode_prompts
+from e2sam.inference.embeddings import EmbeddingCache
+from e2sam.inference.encoding import WindowEncoder
+from e2sam.inference.explaining import shares_in, weights_in
+from e2sam.inference.frame import Frame
+from e2sam.inference.plan import EncodingPlan, MissingPolicy, Recipes, Scene, View
+from e2sam.inference.prediction import Box, Prediction, crops_iou
+from e2sam.inference.tiling import Windows, logits_in_window, shifted
+from e2sam.modeling.e2sam import E2SAM
+
+__all__ = ["Prediction", "Predictor"]
+
+# How much better another view must promise to be before it takes an object over that has been clicked already.
+_VIEW_HYSTERESIS = 0.05
+# A wider window is believed where one of its candidates agrees with what was seen so far.
+_WIDER_AGREES = 0.5
+_REMEMBERED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Current:
+    """The stack and selection in use; replaced as a whole, so that a prediction sees one or the other."""
+
+    scene: Scene
+    plan: EncodingPlan
+    windows: Windows
+    is_large: bool
+    mapping: Mapping[str, str]
+    missing: MissingPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """One prediction with what was asked, so that the next click on the same object can follow it."""
+
+    plan: EncodingPlan
+    prompts: Prompts
+    prediction: Prediction
+    view: int
+
+    def gave(self, mask: NDArray[np.float32] | None) -> bool:
+        return mask is not None and any(np.array_equal(mask, logits) for logits in self.prediction.logits)
+
+    def goes_on_in(self, prompts: Prompts) -> bool:
+        """Whether prompts are these and more: the user is still at the same object."""
+        count = len(self.prompts.points)
+        same_box = self.prompts.box is not None and np.array_equal(self.prompts.box, prompts.box)
+        same_points = count > 0 and np.array_equal(self.prompts.points, prompts.points[:count])
+        return same_points or same_box
+
+
+class Predictor:
+    """Segments objects of a stack from clicks, boxes and earlier masks.
+
+    Safe to call from several threads: `set_stack` and `set_channels` put the new state in place only when it is
+    complete, until then `predict` answers for the earlier one; encoder passes run one at a time, decoder calls too.
+
+    Parameters
+    ----------
+    model
+        From `e2sam.load_model`, or any `E2SAM` in eval mode.
+    cache
+        Where features are kept on disk; True for the user's cache, False for none.
+    large_side
+        A stack with a longer side is not encoded whole: `predict` encodes windows of it around the prompts.
+
+    Attributes
+    ----------
+    model
+        The model.
+    seconds_predict
+        Time of the last decoder call, prompts to logits.
+
+    Examples
+    --------
+    >>> import e2sam
+    >>> stack = e2sam.read_stack("scene.tif")                    # doctest: +SKIP
+    >>> predictor = e2sam.Predictor(e2sam.load_model("tiny"))    # doctest: +SKIP
+    >>> predictor.set_stack(stack, channels=("R", "depth"))      # doctest: +SKIP
+    >>> prediction = predictor.predict(points=[(120, 80)])       # doctest: +SKIP
+    >>> mask = prediction.mask()                                 # doctest: +SKIP
+    """
+
+    def __init__(self, model: E2SAM, *, cache: EmbeddingCache | bool = True, large_side: int = 8192) -> None:
+        if isinstance(cache, bool):
+            cache_used = EmbeddingCache() if cache else None
+        else:
+            cache_used = cache
+        self.model = model
+        self.large_side = large_side
+        self.seconds_predict = 0.0
+        self._encoder = WindowEncoder(model, cache_used)
+        self._current: _Current | None = None
+        self._answers: deque[_Answer] = deque(maxlen=_REMEMBERED)
+        self._decoder_lock = threading.Lock()
+        self._change_lock = threading.Lock()
+
+    # What is set
+
+    @property
+    def stack(self) -> ChannelStack:
+        """The stack in use."""
+        return self._in_use().scene.stack
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the stack in use."""
+        return self.stack.size
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the selected channels."""
+        return self._in_use().plan.selected
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What the encoder sees of the selection: a teacher's composites, or a student's one view."""
+        return self._in_use().plan.views
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the stack is encoded in windows around the prompts, rather than whole."""
+        return self._in_use().is_large
+
+    @property
+    def encoder_passes(self) -> int:
+        """Batched calls of the encoder so far; what a cache answered is not counted."""
+        return self._encoder.encoder_passes
+
+    @property
+    def seconds_encode(self) -> float:
+        """Time of the last encoding: reading, normalization and, where no cache knew the answer, the encoder."""
+        return self._encoder.seconds
+
+    def set_stack(
+        self,
+        stack: ChannelStack,
+        channels: Sequence[str | int] | Literal["auto"] = "auto",
+        recipes: Recipes = None,
+        *,
+        mapping: Mapping[str, str] | None = None,
+        missing: MissingPolicy = "refuse",
+    ) -> None:
+        """Take a stack into use; one encoder pass, or none where the cache knows it or it is encoded in windows.
+
+        Parameters
+        ----------
+        stack
+            A single scene (C, H, W).
+        channels
+            Names or indices of 1..C channels, or "auto" for a suggested selection (a student: all of its channels).
+        recipes
+            Normalization of a teacher's input: a kind ("percentile"...), kinds by channel name, or fitted recipes for
+            all channels; None chooses by what each channel is. A student uses the recipes of its checkpoint.
+        mapping
+            A student's channel names, each with the stack's name for it, where they differ.
+        missing
+            What to do where the stack lacks a student's channel: "refuse", or "fill" it as an invalid channel.
+
+        Raises
+        ------
+        StackError
+            If the stack is a series or a volume.
+        ChannelError
+            If a channel does not exist or stands twice, or the stack's channels are not the student's.
+        """
+        with self._change_lock:
+            scene = Scene.of(stack, self.model.config, recipes)
+            plan = scene.plan(channels, mapping, missing)
+            windows = Windows(stack.size, self.model.config.image_size)
+            is_large = max(stack.size) > self.large_side
+            self._encoder.forget()
+            self._take(_Current(scene, plan, windows, is_large, mapping or {}, missing))
+
+    def set_channels(self, channels: Sequence[str | int] | Literal["auto"]) -> None:
+        """Change the selection: with a student only the merge module runs, a teacher encodes new composites."""
+        with self._change_lock:
+            current = self._in_use()
+            plan = current.scene.plan(channels, current.mapping, current.missing)
+            self._take(replace(current, plan=plan))
+
+    def prefetch(
+        self,
+        stack: ChannelStack,
+        channels: Sequence[str | int] | Literal["auto"] = "auto",
+        recipes: Recipes = None,
+    ) -> None:
+        """Encode a stack that is likely to be opened next into the cache, and change nothing else."""
+        plan = Scene.of(stack, self.model.config, recipes).plan(channels)
+        if max(stack.size) <= self.large_side:
+            self._encoder.encode(plan, Windows(stack.size, self.model.config.image_size).whole)
+
+    def _take(self, current: _Current) -> None:
+        if not current.is_large:
+            self._encoder.embed(current.plan, self._encoder.encode(current.plan, current.windows.whole))
+        self._answers.clear()
+        self._current = current
+
+    def _in_use(self) -> _Current:
+        if self._current is None:
+            raise StackError("Expected a stack in use, got none: call set_stack first.")
+        return self._current
+
+    # Predicting
+
+    def predict(
+        self,
+        points: ArrayLike | None = None,
+        labels: Sequence[int] | ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        multimask: bool = True,
+        view: Box | None = None,
+    ) -> Prediction:
+        """Candidate masks of one object.
+
+        Parameters
+        ----------
+        points
+            (P, 2) pixel (x, y) of the image, as `SamPredictor` takes them.
+        labels
+            (P,) 1 = inside the object, 0 = outside; all inside if None.
+        box
+            x0, y0, x1, y1 around the object.
+        mask
+            (h, w) logits of an earlier prediction (`prediction.logits[k]`).
+        multimask
+            Three candidates (for an ambiguous prompt such as one click) rather than one.
+        view
+            What the user sees, (x0, y0, x1, y1): tells the scale to work at in a large stack; else not used.
+
+        Raises
+        ------
+        PromptError
+            If there is no prompt, or one does not fit the image.
+        """
+        prompts = Prompts.checked(points, labels, box, mask, self.size)
+        return self.predict_prompts(prompts, multimask, view)
+
+    def predict_prompts(self, prompts: Prompts, multimask: bool = True, view: Box | None = None) -> Prediction:
+        """As `predict`, from checked prompts."""
+        current = self._in_use()
+        before = next((answer for answer in reversed(self._answers) if self._follows(answer, current, prompts)), None)
+        if current.is_large:
+            answer = self._predict_large(current, prompts, multimask, before, view)
+        else:
+            answer = self._predict_in(current, current.windows.whole, prompts, multimask, before)
+        self._answers.append(answer)
+        return answer.prediction
+
+    @staticmethod
+    def _follows(answer: _Answer, current: _Current, prompts: Prompts) -> bool:
+        return answer.plan is current.plan and (answer.gave(prompts.mask) or answer.goes_on_in(prompts))
+
+    def _predict_large(
+        self, current: _Current, prompts: Prompts, multimask: bool, before: _Answer | None, view: Box | None
+    ) -> _Answer:
+        """Predict in the window that the prompts ask for, and in wider ones while the object is cut off."""
+        windows = current.windows
+        stays = before is not None and windows.holds(before.prediction.window, prompts)
+        window = before.prediction.window if before is not None and stays else windows.first(prompts, view)
+        answer = self._predict_in(current, window, prompts, multimask, before)
+        found = answer.prediction
+        while window != windows.whole and windows.touches(window, found.mask_box()):
+            wider = self._predict_in(current, windows.larger(window, found.mask_box()), prompts, multimask, before)
+            whole = wider.prediction
+            agreement = [crops_iou(found.mask_crop(), whole.mask_crop(k), window) for k in range(len(whole))]
+            if max(agreement) < _WIDER_AGREES:
+                break
+            answer, found, window = wider, whole, whole.window
+        return answer
+
+    def _predict_in(
+        self, current: _Current, window: Box, prompts: Prompts, multimask: bool, before: _Answer | None
+    ) -> _Answer:
+        local = self._local(window, prompts, before)
+        encoded = self._encoder.encode(current.plan, window)
+        start = time.perf_counter()
+        embeddings = self._encoder.embed(current.plan, encoded)
+        views = list(range(len(embeddings)))
+        if before is not None and before.gave(prompts.mask):
+            # Logits of one view mean nothing to another.
+            views = [before.view]
+        with self._decoder_lock:
+            logits, scores = decode_prompts(self.model, embeddings[views], encoded.frame, local, multimask)
+        quality = scores.max(axis=1)
+        if before is not None and before.view in views:
+            quality[views.index(before.view)] += _VIEW_HYSTERESIS
+        best = int(np.argmax(quality))
+        view = current.plan.views[views[best]]
+        prediction = Prediction(
+            scores[best], logits[best], view.channels, view.name, encoded.frame, window, current.windows.size
+        )
+        self.seconds_predict = time.perf_counter() - start
+        return _Answer(current.plan, prompts, prediction, views[best])
+
+    def _local(self, window: Box, prompts: Prompts, before: _Answer | None) -> Prompts:
+        """Prompts in pixels of a window, their mask in its frame."""
+        local = shifted(prompts, window)
+        if local.mask is None:
+            return local
+        frame = Frame.of((window[3] - window[1], window[2] - window[0]), self.model.config)
+        if before is not None and before.gave(local.mask) and before.prediction.window != window:
+            return replace(local, mask=logits_in_window(local.mask, before.prediction, window, frame))
+        if local.mask.shape != frame.logits_size:
+            raise PromptError(
+                f"Expected a mask prompt of {frame.logits_size[0]} x {frame.logits_size[1]} logits (rows x columns), "
+                f"got {local.mask.shape[0]} x {local.mask.shape[1]}: give prediction.logits[k] of this image and model."
+            )
+        return local
+
+    def refine(self, prompts: Prompts, box: ArrayLike, multimask: bool = False) -> Prediction:
+        """Look again at a small object: encode the window around its box at the model's full size and predict there.
+
+        An embedding is fixed when the image is encoded, so a small object cannot be seen better without a new one
+        (FocSAM, arXiv 2405.18706). One encoder pass for each new box.
+
+        Parameters
+        ----------
+        prompts
+            What was said about the object; points outside the window and a mask prompt are left out.
+        box
+            x0, y0, x1, y1 around the object, such as `prediction.mask_box()`.
+        """
+        current = self._in_use()
+        around = Prompts.checked(None, None, box, None, current.windows.size)
+        assert around.box is not None
+        window = current.windows.closer(around.box)
+        low, high = np.float32(window[:2]), np.float32(window[2:])
+        kept = ((prompts.points >= low) & (prompts.points <= high)).all(axis=1)
+        seen = Prompts(prompts.points[kept], prompts.labels[kept], around.box)
+        return self._predict_in(current, window, seen, multimask, None).prediction
+
+    def decode_points(self, points: NDArray[np.float32], window: Box | None = None) -> tuple[DecodedBatch, Frame]:
+        """Candidates of B objects from one positive click each, in the decoder's frame: what "segment everything" uses.
+
+        Parameters
+        ----------
+        points
+            (B, 2) float32 pixel (x, y) of the image, inside `window`.
+        window
+            The part of the stack to encode; all of it if None.
+        """
+        current = self._in_use()
+        used = current.windows.whole if window is None else window
+        encoded = self._encoder.encode(current.plan, used)
+        embeddings = self._encoder.embed(current.plan, encoded)
+        with self._decoder_lock:
+            return decode_batch(self.model, embeddings, encoded.frame, points, used), encoded.frame
+
+    # Which channel decides
+
+    def channel_weights(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
+        """Where each selected channel decides: (S, h, w) float32 in [0, 1], summing to 1 over the selection.
+
+        With a student, the merge module's own weights; with a teacher, each channel's share in the composite of the
+        last prediction, the same everywhere. Over the whole image at `size` (height, width), by default the image's
+        own, or 2048 on the long side if that is smaller. Needs no encoder pass; in a large stack the weights are those
+        of the window of the last prediction.
+        """
+        current = self._in_use()
+        last = next((answer for answer in reversed(self._answers) if answer.plan is current.plan), None)
+        window = current.windows.whole if last is None or not current.is_large else last.prediction.window
+        return weights_in(self._encoder, current.plan, window, 0 if last is None else last.view, size)
+
+    def channel_shares(self, prediction: Prediction, candidate: int | None = None) -> dict[str, float]:
+        """Share in [0, 1] of each selected channel in a mask: the mean of its weight there."""
+        return shares_in(self._encoder, self._in_use().plan, prediction, candidate)
+
+    def leave_one_out(self, prompts: Prompts, multimask: bool = True) -> dict[str, float]:
+        """IoU in [0, 1] of the best mask without each selected channel with the best mask of all: low = needed.
+
+        A student's merge module answers at once; a teacher needs an encoder pass for each channel.
+        """
+        current = self._in_use()
+        full = self.predict_prompts(replace(prompts, mask=None), multimask)
+        names = current.plan.selected
+        agreement = {}
+        for name in names if len(names) > 1 else ():
+            rest = [other for other in names if other != name]
+            plan = current.scene.plan(rest, current.mapping, current.missing)
+            reduced = replace(current, plan=plan)
+            without = self._predict_in(reduced, full.window, replace(prompts, mask=None), multimask, None)
+            agreement[name] = crops_iou(full.mask_crop(), without.prediction.mask_crop())
+        return agreement
