@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2sam.data.channels import channel_statistics, plane_order, suggest_selections
-from e2sam.data.composites import Composite, composites_of
+from e2sam.data.channels import (
+    ChannelStatistics,
+    Composite,
+    channel_statistics,
+    composites_of,
+    plane_order,
+    suggest_selections,
+)
 from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError, StackError
@@ -210,17 +217,30 @@ class Scene:
         if channels != "auto":
             return [channels]
         if self.stack.num_channels <= 3:
-            return self.stack.names
-        suggested = suggest_selections(self.stack, top=1)
+            measured = self.statistics.valid_share > 0
+            return [name for name, known in zip(self.stack.names, measured, strict=True) if known] or self.stack.names
+        suggested = suggest_selections(self.stack, top=1, statistics=self.statistics)
         return suggested[0].names if suggested else self.stack.names[:3]
+
+    @cached_property
+    def statistics(self) -> ChannelStatistics:
+        """Information and correlation of all channels, measured when first needed."""
+        return channel_statistics(self.stack, self.recipes)
+
+    def _composites(self, selection: tuple[int, ...]) -> tuple[Composite, ...]:
+        names = self.stack.names
+        if len(selection) <= 3:
+            # Taken as ordered: nothing is measured.
+            return composites_of(selection, np.eye(len(names)), np.ones(len(names)), names=names)
+        correlation, information = self.statistics.correlation, self.statistics.information
+        return composites_of(selection, correlation, information, names=names, order=plane_order(self.stack))
 
     def _teacher_plan(self, selection: tuple[int, ...]) -> EncodingPlan:
         names = tuple(self.stack.names[index] for index in selection)
         views = []
-        for composite in _composites(self.stack, selection):
+        for composite in self._composites(selection):
             matrix = np.asarray(composite.matrix, np.float32)[:, list(selection)]
-            used = tuple(self.stack.names[index] for index in composite.indices)
-            views.append(View(composite.description, used, matrix.mean(axis=0), matrix))
+            views.append(View(composite.description, composite.names, matrix.mean(axis=0), matrix))
         recipes = tuple(self.recipes[index] for index in selection)
         return EncodingPlan(self.stack, selection, recipes, tuple(views), names)
 
@@ -247,17 +267,6 @@ class Scene:
 
     def _indices(self, channels: Sequence[str | int]) -> tuple[int, ...]:
         return self.stack.indices([channels] if isinstance(channels, str) else list(channels))
-
-
-def _composites(stack: ChannelStack, selection: tuple[int, ...]) -> tuple[Composite, ...]:
-    if len(selection) <= 3:
-        # As ordered: nothing to be measured.
-        unmeasured = np.ones(stack.num_channels)
-        return composites_of(selection, np.diag(unmeasured), unmeasured, names=stack.names)
-    statistics = channel_statistics(stack)
-    return composites_of(
-        selection, statistics.correlation, statistics.information, names=stack.names, order=plane_order(stack)
-    )
 
 
 def _recipes_of(stack: ChannelStack, recipes: Recipes) -> tuple[ChannelRecipe, ...]:
