@@ -1,6 +1,6 @@
 """Collects silhouettes and photographs for the training scenes of `tiny` from folders of pictures.
 
-Pictures with transparency become sprites, others photographs; one in ten of each is held out for evaluation.
+One in ten silhouettes, and the photographs that are named, are held out for evaluation.
 The result is two files, `train.npz` and `held_out.npz`, which `e2sam.data.synthetic.Material.load` reads.
 """
 
@@ -25,13 +25,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 logger = logging.getLogger(__name__)
 
 
-def collect_material(folders: Sequence[Path], out: Path, held_out: Sequence[str] = ()) -> dict[str, int]:
-    """Read every picture under `folders` and write `train.npz` and `held_out.npz` into `out`.
+def collect_material(
+    silhouettes: Sequence[Path], photographs: Sequence[Path], out: Path, held_out: Sequence[str] = ()
+) -> dict[str, int]:
+    """Write `train.npz` and `held_out.npz` into `out`.
 
     Parameters
     ----------
-    folders
-        Folders or files of PNG and JPEG pictures.
+    silhouettes, photographs
+        Folders or files of PNG and JPEG pictures; of the silhouettes, those with transparency are used.
     out
         Folder of the result; made if need be.
     held_out
@@ -45,15 +47,15 @@ def collect_material(folders: Sequence[Path], out: Path, held_out: Sequence[str]
     out.mkdir(parents=True, exist_ok=True)
     sprites: dict[str, list[NDArray[np.uint8]]] = {"train": [], "held_out": []}
     photos: dict[str, list[NDArray[np.uint8]]] = {"train": [], "held_out": []}
-    for path in _pictures(folders):
+    for path in _pictures(silhouettes):
         pixels = _read(path)
-        if pixels is None:
-            continue
-        if pixels.shape[2] == 4:
+        if pixels is not None and pixels.shape[2] == 4:
             digest = hashlib.sha256("/".join(path.parts[-3:]).encode()).digest()
             sprites["held_out" if digest[0] % 10 == 0 else "train"].append(pixels)
-        else:
-            photos["held_out" if any(word in str(path) for word in held_out) else "train"].append(pixels)
+    for path in _pictures(photographs):
+        pixels = _read(path)
+        if pixels is not None:
+            photos["held_out" if any(word in path.name for word in held_out) else "train"].append(pixels[..., :3])
     for part in ("train", "held_out"):
         _write(out / f"{part}.npz", sprites[part], photos[part])
     return {
@@ -120,14 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: python -m e2sam.training.tiny_material /usr/share/openclipart/png --out material",
+        epilog="example: python -m e2sam.training.tiny_material --silhouettes /usr/share/openclipart/png --out material",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="folders or files of pictures")
+    parser.add_argument("--silhouettes", nargs="*", default=[], type=Path, help="folders or files of pictures")
+    parser.add_argument("--photographs", nargs="*", default=[], type=Path, help="folders or files of pictures")
     parser.add_argument("--out", required=True, type=Path, help="folder for train.npz and held_out.npz")
     parser.add_argument("--held-out", nargs="*", default=[], help="photographs whose path contains one of these words")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logger.info("%s", collect_material(options.folders, options.out, options.held_out))
+    logger.info("%s", collect_material(options.silhouettes, options.photographs, options.out, options.held_out))
 
 
 if __name__ == "__main__":

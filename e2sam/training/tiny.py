@@ -1,0 +1,261 @@
+"""Trains `tiny` from nothing: `python -m e2sam.training.tiny --help`.
+
+Scenes are composed in a second process while the model learns; every random draw follows from (seed, step), so that a
+resumed run continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from e2sam.data.synthetic import Material
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.modeling.tiny import TinyDecoder
+from e2sam.training.config import TrainStep
+from e2sam.training.state import RunState, load_optimizer, load_tensors, optimizer_tensors, read_state, write_state
+from e2sam.training.tiny_data import SCENE_SIDE, Batch, SceneSource, first_prompts, make_batch, pack_scene
+from e2sam.training.tiny_loss import Rounds, StepLoss, boundary_loss, play_rounds
+from e2sam.weights.checkpoint import save_checkpoint
+
+__all__ = ["TinyConfig", "train_tiny"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Settings of a run.
+
+    Attributes
+    ----------
+    out
+        Folder for `state.safetensors` (to resume), `tiny.safetensors` (averaged weights), `best.safetensors`, `log.jsonl`.
+    material
+        `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
+    held_out
+        `held_out.npz` of the same, for validation.
+    steps
+        Length of the run and of its cosine schedule.
+    scenes, objects, side
+        Scenes in a step, objects of each, and side of the crops in pixels, a multiple of 32.
+    fresh, capacity
+        New scenes taken in at each step, and how many are held.
+    learning_rate, weight_decay, averaging
+        Of AdamW, and of the running average of the weights that is saved.
+    smallest
+        Least area of an object that is asked for, pixels.
+    seed, device, cores, validate_every
+        Random seed; "auto", "cpu" or "cuda"; cores of the second process; steps between validations.
+    """
+
+    out: Path
+    material: Path | None = None
+    held_out: Path | None = None
+    steps: int = 3000
+    scenes: int = 8
+    objects: int = 4
+    side: int = 256
+    fresh: int = 3
+    capacity: int = 1000
+    learning_rate: float = 1.2e-3
+    weight_decay: float = 0.03
+    averaging: float = 0.998
+    smallest: int = 50
+    seed: int = 0
+    device: str = "auto"
+    cores: tuple[int, ...] = ()
+    validate_every: int = 250
+
+
+class _Run:
+    """Model, averaged model, optimizer and place in the run."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        has_gpu = torch.cuda.is_available() and config.device != "cpu"
+        self.device = torch.device("cuda" if has_gpu else "cpu")
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.model = build_model(teacher_config("tiny")).to(self.device, memory_format=torch.channels_last)
+        self.average = build_model(teacher_config("tiny")).to(self.device, memory_format=torch.channels_last)
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False)
+        decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
+        free = [weight for weight in self.model.parameters() if weight.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.names: dict[nn.Parameter, str] = {weight: name for name, weight in self.model.named_parameters()}
+        self.state = RunState(identity={"task": "tiny", "seed": config.seed})
+
+    @property
+    def state_path(self) -> Path:
+        return self.config.out / "state.safetensors"
+
+    def resume(self) -> None:
+        """Go on from the folder's state, if there is one."""
+        if not self.state_path.exists():
+            return
+        tensors, self.state = read_state(self.state_path)
+        load_tensors(dict(self.model.state_dict()), tensors, "model")
+        load_tensors(dict(self.average.state_dict()), tensors, "average")
+        load_optimizer(self.optimizer, self.names, tensors)
+        logger.info("resumed at step %d", self.state.step)
+
+    def save(self) -> None:
+        """Write state and averaged weights."""
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        write_state(self.state_path, tensors | optimizer_tensors(self.optimizer, self.names), self.state)
+        self.export(self.config.out / "tiny.safetensors")
+
+    def export(self, path: Path) -> None:
+        """Write the averaged weights as a float16 checkpoint."""
+        half = build_model(teacher_config("tiny"))
+        half.load_state_dict(self.average.state_dict())
+        settings = {key: value for key, value in asdict(self.config).items() if key not in ("out", "material", "held_out")}
+        facts = {"stage": "teacher", "training": {**settings, "step": self.state.step, "seconds": self.state.seconds}}
+        save_checkpoint(path, half.half(), facts)
+
+    def learning_rate(self) -> float:
+        """Warm-up over 100 steps, then cosine to 2 %."""
+        step, total = self.state.step, max(self.config.steps, 1)
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))
+        return self.config.learning_rate * min(1.0, (step + 1) / 100) * cosine
+
+    def learn(self, batch: Batch, rng: np.random.Generator) -> StepLoss:
+        """One step of the optimizer."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = step_loss(self.model, batch, rng, self.device)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        kept = min(self.config.averaging, (1 + self.state.step) / (10 + self.state.step))
+        with torch.no_grad():
+            values = list(self.model.state_dict().values())
+            torch._foreach_lerp_(list(self.average.state_dict().values()), values, 1 - kept)
+        self.state.step += 1
+        return loss
+
+
+def step_loss(model: E2SAM, batch: Batch, rng: np.random.Generator, device: torch.device) -> StepLoss:
+    """Loss of a batch under bfloat16, from pixels to the last round of clicks."""
+    decoder = model.decoder
+    assert isinstance(decoder, TinyDecoder)
+    points, labels = first_prompts(rng, batch.masks)
+    side = batch.pixels.shape[-1]
+    with torch.autocast(device.type, torch.bfloat16):
+        pixels = model.prepare(batch.pixels.to(device), (side, side))
+        features = decoder.features(model.encode(pixels))
+        borders = boundary_loss(features, batch.boundaries.to(device), batch.judged.to(device))
+        played = play_rounds(decoder, features, Rounds(points.to(device), labels.to(device)), batch.masks, rng)
+    return StepLoss(played.total + borders, played.first_iou, played.last_iou, played.best_iou)
+
+
+@torch.no_grad()
+def validate(model: E2SAM, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
+    """Mean IoU of the first and the last round on fixed batches."""
+    results = [step_loss(model, batch, np.random.default_rng(index), device) for index, batch in enumerate(batches)]
+    return {
+        "loss": float(np.mean([float(result.total) for result in results])),
+        "first": float(np.mean([result.first_iou for result in results])),
+        "last": float(np.mean([result.last_iou for result in results])),
+        "best_of_3": float(np.mean([result.best_iou for result in results])),
+    }
+
+
+def _held_out(config: TinyConfig) -> list[Batch]:
+    """Fixed batches from scenes, and where given material, that training never sees."""
+    material = None if config.held_out is None else Material.load(config.held_out)
+    scenes = [pack_scene(config.seed + 1_000_003, index, material, SCENE_SIDE) for index in range(40)]
+    return [
+        make_batch(np.random.default_rng((7, index)), scenes[8 * index : 8 * index + 8], (8, 4, 256), config.smallest)
+        for index in range(5)
+    ]
+
+
+def train_tiny(config: TinyConfig, is_resumed: bool = False) -> Iterator[TrainStep]:
+    """Train; yields after each step. Stopping at any step is safe: call again with `is_resumed`."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    run = _Run(config)
+    if is_resumed:
+        run.resume()
+    held_out = _held_out(config)
+    step = run.state.step
+    source = SceneSource(config.seed, step, config.fresh, config.capacity, config.material, config.cores)
+    with source, (config.out / "log.jsonl").open("a", encoding="utf-8") as log:
+        start = time.monotonic() - run.state.seconds
+        while run.state.step < config.steps:
+            rng = np.random.default_rng((config.seed, run.state.step))
+            waited = time.monotonic()
+            scenes = source.advance()
+            batch = make_batch(rng, scenes, (config.scenes, config.objects, config.side), config.smallest)
+            waited = time.monotonic() - waited
+            loss = run.learn(batch, rng)
+            run.state.seconds = time.monotonic() - start
+            metrics = {"first": loss.first_iou, "last": loss.last_iou, "best_of_3": loss.best_iou, "waited": waited}
+            if run.state.step % config.validate_every == 0 or run.state.step == config.steps:
+                metrics |= _validated(run, held_out)
+            line = {"step": run.state.step, "loss": float(loss.total), "seconds": run.state.seconds, **metrics}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            yield TrainStep(run.state.step, config.steps, float(loss.total), metrics)
+
+
+def _validated(run: _Run, held_out: Sequence[Batch]) -> dict[str, float]:
+    """Validate the averaged weights, save, and keep the best."""
+    figures = validate(run.average, held_out, run.device)
+    if figures["first"] + figures["last"] >= run.state.best.get("first", 0) + run.state.best.get("last", 0):
+        run.state.best, run.state.best_step = figures, run.state.step
+        run.export(run.config.out / "best.safetensors")
+    run.save()
+    return {f"held_out_{name}": value for name, value in figures.items()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train the embedded model from nothing.",
+        epilog="example: python -m e2sam.training.tiny --out run --material material/train.npz --steps 3000",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--material", type=Path, help="train.npz of e2sam.training.tiny_material")
+    parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
+    parser.add_argument("--cores", type=int, nargs="*", default=[], help="cores of the process that composes scenes")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    defaults = TinyConfig(Path())
+    for name in ("steps", "scenes", "objects", "side", "fresh", "capacity", "smallest", "seed", "validate_every"):
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(defaults, name))
+    for name in ("learning_rate", "weight_decay", "averaging"):
+        parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    options = vars(_parser().parse_args(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    is_resumed = options.pop("resume")
+    config = TinyConfig(**{**options, "cores": tuple(options["cores"])})
+    for step in train_tiny(config, is_resumed):
+        if step.step % 20 == 0 or "held_out_first" in step.metrics:
+            figures = " ".join(f"{name} {value:.3f}" for name, value in step.metrics.items())
+            logger.info("step %d/%d loss %.3f %s", step.step, step.total, step.loss, figures)
+
+
+
+
+if __name__ == "__main__":
+    main()

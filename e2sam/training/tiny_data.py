@@ -1,0 +1,246 @@
+"""Training batches of `tiny`: scenes composed in a second process, crops, targets and prompts."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import multiprocessing as mp
+from torch.nn import functional as F
+
+from e2sam.data.clicks import jittered_box, training_click
+from e2sam.data.synthetic import Material, make_scene
+
+__all__ = ["Batch", "PackedScene", "SceneSource", "first_prompts", "make_batch", "pack_scene"]
+
+SCENE_SIDE = 320
+NUM_EXTRAS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class PackedScene:
+    """A scene as it travels between processes: planes uint8 (6, H, W), labels int16, what is visible, parents."""
+
+    planes: NDArray[np.uint8]
+    labels: NDArray[np.int16]
+    visible: NDArray[np.bool_]
+    parents: NDArray[np.int32]
+
+
+def pack_scene(seed: int, index: int, material: Material | None, side: int = SCENE_SIDE) -> PackedScene:
+    """Scene number `index` of a seed: always the same."""
+    scene = make_scene(np.random.default_rng((seed, index)), (side, side), NUM_EXTRAS, None, material)
+    planes = (scene.planes * 255 + 0.5).astype(np.uint8)
+    return PackedScene(planes, scene.labels.astype(np.int16), scene.visible, scene.parents)
+
+
+def _compose(queue: Any, seed: int, start: int, path: Path | None, cores: tuple[int, ...]) -> None:
+    """What the second process does, until it is ended."""
+    os.nice(10)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    torch.set_num_threads(1)
+    material = None if path is None else Material.load(path)
+    index = start
+    while True:
+        scene = pack_scene(seed, index, material)
+        queue.put((scene.planes, scene.labels, scene.visible, scene.parents))
+        index += 1
+
+
+class SceneSource:
+    """The last `capacity` scenes of an endless numbered row; each step sees `fresh` new ones.
+
+    What a step sees depends on its number alone, so that a resumed run goes on exactly as it would have.
+    """
+
+    def __init__(
+        self, seed: int, step: int, fresh: int, capacity: int, material: Path | None, cores: tuple[int, ...] = ()
+    ) -> None:
+        self._fresh = fresh
+        self._scenes: deque[PackedScene] = deque(maxlen=capacity)
+        start = max(0, step * fresh - capacity)
+        self._missing = step * fresh - start
+        context = mp.get_context("spawn")
+        self._queue = context.Queue(maxsize=64)
+        self._process = context.Process(
+            target=_compose, args=(self._queue, seed, start, material, cores), daemon=True
+        )
+        self._process.start()
+
+    def __enter__(self) -> SceneSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def advance(self) -> list[PackedScene]:
+        """Take the next fresh scenes in and return all that are held, newest last."""
+        for _ in range(self._fresh + self._missing):
+            self._scenes.append(PackedScene(*self._queue.get(timeout=120)))
+        self._missing = 0
+        return list(self._scenes)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """S scenes with O objects each, B = S * O.
+
+    Attributes
+    ----------
+    pixels
+        (S, 3, c, c) float32 composites 0..255.
+    masks
+        (B, c, c) bool.
+    boundaries, judged
+        (S, 2, c / 4, c / 4) float32: the right, the lower neighbour belongs to another object; whether that is known.
+    """
+
+    pixels: Tensor
+    masks: NDArray[np.bool_]
+    boundaries: Tensor
+    judged: Tensor
+
+
+def make_batch(
+    rng: np.random.Generator, scenes: list[PackedScene], shape: tuple[int, int, int], smallest: int
+) -> Batch:
+    """Crop (number of scenes, objects, side) = `shape` from random scenes, half of them among the newest.
+
+    Objects with less than `smallest` pixels, or not visible in the three planes that were drawn, are not asked for.
+    """
+    num_scenes, num_objects, side = shape
+    pixels, masks, boundaries, judged = [], [], [], []
+    while len(pixels) < num_scenes:
+        recent = min(len(scenes), 4 * num_scenes)
+        low = len(scenes) - recent if len(pixels) < num_scenes // 2 else 0
+        scene = scenes[int(rng.integers(low, len(scenes)))]
+        planes, shown = _composite(rng, scene)
+        image, labels = _crop(rng, planes, scene.labels.astype(np.int32), side)
+        chosen = _choose(rng, labels, scene, shown, (num_objects, smallest))
+        if chosen is None:
+            continue
+        pixels.append(image)
+        masks.extend(chosen)
+        border, known = _boundaries(labels, shown)
+        boundaries.append(border)
+        judged.append(known)
+    return Batch(
+        torch.from_numpy(np.stack(pixels)),
+        np.stack(masks),
+        torch.from_numpy(np.stack(boundaries)),
+        torch.from_numpy(np.stack(judged)),
+    )
+
+
+def _composite(rng: np.random.Generator, scene: PackedScene) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Three planes of a scene and which labels they show: mostly colour, else grey or any channels."""
+    choice = rng.random()
+    if choice < 0.62:
+        planes, channels = scene.planes[:3], [0]
+        if rng.random() < 0.25:
+            planes = planes[rng.permutation(3)]
+        if rng.random() < 0.12:
+            planes = np.repeat(planes.mean(0, keepdims=True), 3, 0).astype(np.uint8)
+    else:
+        indices = rng.choice(len(scene.planes), 3, replace=False)
+        if rng.random() < 0.3:
+            indices = np.repeat(indices[:1], 3)
+        planes, channels = scene.planes[indices], sorted({max(0, int(index) - 2) for index in indices})
+    if rng.random() < 0.06:
+        planes = 255 - planes
+    return planes, scene.visible[:, channels].any(1)
+
+
+def _crop(
+    rng: np.random.Generator, planes: NDArray[np.uint8], labels: NDArray[np.int32], side: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """A square of the scene, turned and resized to `side`."""
+    whole = labels.shape[0]
+    taken = int(rng.integers(int(min(0.7 * side, 0.8 * whole)), min(whole, int(1.3 * side)) + 1))
+    top, left = (int(rng.integers(whole - taken + 1)) for _ in range(2))
+    image = torch.from_numpy(planes[:, top : top + taken, left : left + taken].astype(np.float32))[None]
+    part = labels[top : top + taken, left : left + taken]
+    image = F.interpolate(image, (side, side), mode="bilinear", align_corners=False)[0]
+    nearest = ((np.arange(side) + 0.5) * taken / side).astype(np.int64)
+    part = part[nearest[:, None], nearest[None, :]]
+    array = image.numpy()
+    turns = int(rng.integers(4))
+    array, part = np.rot90(array, turns, (1, 2)), np.rot90(part, turns)
+    if rng.random() < 0.5:
+        array, part = array[:, :, ::-1], part[:, ::-1]
+    return np.ascontiguousarray(array), np.ascontiguousarray(part)
+
+
+def _choose(
+    rng: np.random.Generator,
+    labels: NDArray[np.int32],
+    scene: PackedScene,
+    shown: NDArray[np.bool_],
+    wanted: tuple[int, int],
+) -> list[NDArray[np.bool_]] | None:
+    """Masks of the objects to ask for, larger ones more often; None where there are none."""
+    num_objects, smallest = wanted
+    areas = np.bincount(labels.ravel(), minlength=len(shown)).astype(np.float64)
+    for label, parent in enumerate(scene.parents):
+        if parent:
+            areas[parent] += areas[label]
+    usable = (areas >= smallest) & shown & (areas < 0.9 * labels.size)
+    usable[0] = False
+    if not usable.any():
+        return None
+    weights = np.where(usable, areas**0.35, 0)
+    picked = rng.choice(len(shown), num_objects, p=weights / weights.sum(), replace=usable.sum() < num_objects)
+    return [np.isin(labels, [label, *np.flatnonzero(scene.parents == label)]) for label in picked]
+
+
+def _boundaries(
+    labels: NDArray[np.int32], shown: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where neighbours on the stride-4 grid belong to different objects (2, h, w), and where this can be seen."""
+    grid = labels[2::4, 2::4]
+    known = shown | (np.arange(len(shown)) == 0)
+    border = np.zeros((2, *grid.shape), np.float32)
+    judged = np.zeros((2, *grid.shape), np.float32)
+    border[0, :, :-1] = grid[:, 1:] != grid[:, :-1]
+    border[1, :-1] = grid[1:] != grid[:-1]
+    judged[0, :, :-1] = known[grid[:, 1:]] & known[grid[:, :-1]]
+    judged[1, :-1] = known[grid[1:]] & known[grid[:-1]]
+    return border, judged
+
+
+def first_prompts(rng: np.random.Generator, masks: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """The first prompt of B objects: a click, a box, or both; coordinates (B, 3, 2) and labels (B, 3)."""
+    points = np.zeros((len(masks), 3, 2), np.float32)
+    labels = np.full((len(masks), 3), -1, np.int64)
+    for index, mask in enumerate(masks):
+        choice = rng.random()
+        if choice < 0.8:
+            points[index, 0], labels[index, 0] = _first_click(rng, mask), 1
+        if choice > 0.74:
+            share = 0.0 if rng.random() < 0.4 else 0.1
+            x0, y0, x1, y1 = jittered_box(mask, share, rng)
+            points[index, 1:] = (x0, y0), (x1, y1)
+            labels[index, 1:] = 2, 3
+    return torch.from_numpy(points), torch.from_numpy(labels)
+
+
+def _first_click(rng: np.random.Generator, mask: NDArray[np.bool_]) -> tuple[float, float]:
+    if rng.random() < 0.25:
+        rows, columns = np.nonzero(mask)
+        pick = int(rng.integers(len(rows)))
+        return float(columns[pick]) + 0.5, float(rows[pick]) + 0.5
+    click = training_click(mask, np.zeros_like(mask), rng)
+    assert click is not None
+    return click.x, click.y
