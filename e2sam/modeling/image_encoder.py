@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from e2sam.modeling.attention import attend, relative_positions
+from e2sam.modeling.attention import attend, attend_globally, attend_in_windows, relative_positions, resized_table
+from e2sam.modeling.packed import Compute, fastest_dtype
 
 __all__ = ["EncoderSize", "ImageEncoder"]
 
@@ -53,8 +54,11 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each pixel's channels."""
-        tokens = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return tokens.permute(0, 3, 1, 2)
+        return self.tokens(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Normalize tokens (..., C)."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class PatchEmbed(nn.Module):
@@ -68,6 +72,12 @@ class PatchEmbed(nn.Module):
         """(B, C, H, W) to (B, h, w, width)."""
         tokens: Tensor = self.proj(pixels).permute(0, 2, 3, 1)
         return tokens
+
+    def infer(self, pixels: Tensor, compute: Compute) -> Tensor:
+        """As `forward`, as one matrix product of patches."""
+        side = self.proj.kernel_size[0]
+        patches = pixels.to(compute.dtype).unflatten(3, (-1, side)).unflatten(2, (-1, side))
+        return compute.linear(self.proj, patches.permute(0, 2, 4, 1, 3, 5).flatten(3))
 
 
 class Attention(nn.Module):
@@ -91,6 +101,18 @@ class Attention(nn.Module):
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
         return projected
 
+    def infer(self, tokens: Tensor, window: int, compute: Compute) -> Tensor:
+        """As `forward` within windows (0: the whole grid) of (h, w, width) tokens of the compute type."""
+        height, width, dim = tokens.shape
+        qkv = compute.linear(self.qkv, tokens).view(height, width, 3, self.heads, -1)
+        rows, columns = self.rel_pos_h.to(compute.dtype), self.rel_pos_w.to(compute.dtype)
+        if window:
+            padding = compute.bias(self.qkv, 3 * dim).view(3, self.heads, -1)
+            out = attend_in_windows(qkv, padding, rows, columns)
+        else:
+            out = attend_globally(qkv, resized_table(rows, height), resized_table(columns, width))
+        return compute.linear(self.proj, out.view(height, width, dim))
+
 
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between."""
@@ -105,13 +127,18 @@ class Mlp(nn.Module):
         out: Tensor = self.lin2(F.gelu(self.lin1(tokens)))
         return out
 
+    def infer(self, tokens: Tensor, compute: Compute) -> Tensor:
+        """As `forward`, on tokens of the compute type."""
+        return compute.linear(self.lin2, compute.linear(self.lin1, tokens, gelu=True))
+
 
 class Block(nn.Module):
     """A transformer block; `window` 0 attends to the whole grid."""
 
-    def __init__(self, size: EncoderSize, window: int) -> None:
+    def __init__(self, size: EncoderSize, window: int, compute: Compute) -> None:
         super().__init__()
         self.window = window
+        self.compute = compute
         self.norm1 = nn.LayerNorm(size.width, eps=1e-6)
         self.attn = Attention(size.width, size.heads, window or size.grid)
         self.norm2 = nn.LayerNorm(size.width, eps=1e-6)
@@ -119,13 +146,20 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, h, w, width) to the same."""
+        if _is_inference(tokens):
+            return (
+                torch.stack([self._infer(one) for one in tokens]) if len(tokens) > 1 else self._infer(tokens[0])[None]
+            )
         normed = self.norm1(tokens)
-        if self.window:
-            attended = self._in_windows(normed)
-        else:
-            attended = self.attn(normed)
-        tokens = tokens + attended
+        tokens = tokens + (self._in_windows(normed) if self.window else self.attn(normed))
         return tokens + self.mlp(self.norm2(tokens))
+
+    def _infer(self, tokens: Tensor) -> Tensor:
+        """One image's tokens (h, w, width) float32 to the same."""
+        normed = self.norm1(tokens).to(self.compute.dtype)
+        tokens = tokens + self.attn.infer(normed, self.window, self.compute)
+        normed = self.norm2(tokens).to(self.compute.dtype)
+        return tokens.add_(self.mlp.infer(normed, self.compute))
 
     def _in_windows(self, tokens: Tensor) -> Tensor:
         side = self.window
@@ -135,6 +169,11 @@ class Block(nn.Module):
         windows = tokens.reshape(batch, rows, side, columns, side, dim).transpose(2, 3).reshape(-1, side, side, dim)
         out = self.attn(windows).reshape(batch, rows, columns, side, side, dim).transpose(2, 3)
         return out.reshape(batch, rows * side, columns * side, dim)[:, :height, :width]
+
+
+def _is_inference(tokens: Tensor) -> bool:
+    """Whether the CPU's own forms may be used: they have no gradients."""
+    return tokens.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 class ImageEncoder(nn.Module):
@@ -151,10 +190,11 @@ class ImageEncoder(nn.Module):
     def __init__(self, size: EncoderSize, in_channels: int = 3) -> None:
         super().__init__()
         self.size = size
+        self.compute = Compute()
         self.patch_embed = PatchEmbed(in_channels, size.width, size.patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, size.grid, size.grid, size.width))
         self.blocks = nn.ModuleList(
-            Block(size, 0 if index in size.global_blocks else size.window) for index in range(size.depth)
+            Block(size, 0 if index in size.global_blocks else size.window, self.compute) for index in range(size.depth)
         )
         self.neck = nn.Sequential(
             nn.Conv2d(size.width, size.out_channels, kernel_size=1, bias=False),
@@ -164,13 +204,43 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) prepared pixels, H and W multiples of the patch, to (B, out_channels, h, w)."""
+        """(B, C, H, W) prepared pixels, H and W multiples of the patch, to (B, out_channels, h, w) float32."""
+        if _is_inference(pixels):
+            with torch.autocast("cpu", enabled=False):
+                return self._infer(pixels.float())
+        if torch.is_grad_enabled() or self.compute.dtype == torch.float32:
+            return self._forward(pixels)
+        with torch.autocast(pixels.device.type, self.compute.dtype):
+            return self._forward(pixels).float()
+
+    def prefer_speed(self, dtype: torch.dtype | None = None) -> None:
+        """Compute passes without gradients in the type that is fastest on the weights' device, or in `dtype`.
+
+        Weights, residuals, normalization and embedding stay float32; so does training, unless it asks for autocast.
+        """
+        self.compute.dtype = dtype or fastest_dtype(self.pos_embed.device)
+
+    def _forward(self, pixels: Tensor) -> Tensor:
         tokens = self.patch_embed(pixels)
         tokens = tokens + self._positions(tokens.shape[1], tokens.shape[2])
         for block in self.blocks:
             tokens = block(tokens)
         embedding: Tensor = self.neck(tokens.permute(0, 3, 1, 2))
         return embedding
+
+    def _infer(self, pixels: Tensor) -> Tensor:
+        compute = self.compute
+        tokens = self.patch_embed.infer(pixels, compute)
+        tokens = tokens + self._positions(tokens.shape[1], tokens.shape[2])
+        for block in self.blocks:
+            tokens = block(tokens)
+        reduced = self.neck[1].tokens(compute.linear(self.neck[0], tokens.to(compute.dtype)).float())
+        mixing = self.neck[2]
+        mixed = F.conv2d(
+            reduced.to(compute.dtype).permute(0, 3, 1, 2), mixing.weight.to(compute.dtype), padding=mixing.padding
+        )
+        embedding: Tensor = self.neck[3](mixed.float())
+        return embedding.contiguous()
 
     def _positions(self, height: int, width: int) -> Tensor:
         """Absolute positions (1, h, w, width), resized where the grid is not the table's own."""
