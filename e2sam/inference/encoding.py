@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -54,14 +54,15 @@ class WindowEncoder:
     model
         In eval mode.
     cache
-        Features on disk, or None. Models without a fingerprint (not loaded from a file) are never cached on disk.
+        Features on disk, or None. Of models without a fingerprint (not loaded from a file) nothing is kept but the
+        windows of the scene in use.
     """
 
     def __init__(self, model: E2SAM, cache: EmbeddingCache | None) -> None:
         self.model = model
         self.encoder_passes = 0
         self.seconds = 0.0
-        self._cache = cache if model.fingerprint else None
+        self._cache = cache
         self._memory = FeatureMemory()
         self._windows: _Recent[EncodedWindow] = _Recent(_RECENT_WINDOWS)
         self._embeddings: _Recent[Tensor] = _Recent(_RECENT_EMBEDDINGS)
@@ -70,13 +71,18 @@ class WindowEncoder:
 
     def encode(self, plan: EncodingPlan, window: Box) -> EncodedWindow:
         """Features of every view of a window: one batched call of the encoder for those not known yet."""
-        start = time.perf_counter()
+        key = (plan.source, window)
+        encoded = self._windows.get(key)
+        if encoded is not None:
+            return encoded
         with self._lock:
-            encoded = self._windows.get((plan.source, window))
+            # Another thread may have encoded it meanwhile.
+            encoded = self._windows.get(key)
             if encoded is None:
+                start = time.perf_counter()
                 encoded = self._encode(plan, window)
-                self._windows.put((plan.source, window), encoded)
-            self.seconds = time.perf_counter() - start
+                self._windows.put(key, encoded)
+                self.seconds = time.perf_counter() - start
         return encoded
 
     def embed(self, plan: EncodingPlan, encoded: EncodedWindow) -> Tensor:
@@ -113,10 +119,13 @@ class WindowEncoder:
         return f"{getattr(encoder, 'compute_dtype', weight.dtype)}"
 
     def _known(self, key: str) -> Tensor | None:
+        if not self.model.fingerprint:
+            # Nothing tells whether such a model was changed since.
+            return None
         features = self._memory.get(key)
-        if features is not None or self._cache is None:
+        if features is not None:
             return features
-        stored = self._cache.get(key)
+        stored = None if self._cache is None else self._cache.get(key)
         if stored is None:
             return None
         features = torch.from_numpy(stored.astype(np.float32)).to(self.model.device)
@@ -130,17 +139,16 @@ class WindowEncoder:
             return self.model.encode(self.model.prepare(tensor, frame.padded_size)).float()
 
     def _keep(self, key: str, features: Tensor) -> None:
+        if not self.model.fingerprint:
+            return
         self._memory.put(key, features)
         if self._cache is not None:
             self._cache.put(key, features.cpu().numpy())
 
-    def forget(self) -> None:
-        """Drop what is held in memory of earlier stacks."""
-        self._windows.clear()
-        self._embeddings.clear()
-        if not self.model.fingerprint:
-            # Nothing tells whether such a model was changed since.
-            self._memory.clear()
+    def keep_only(self, scene: Hashable) -> None:
+        """Drop what is held in memory of other scenes, their pixels among it."""
+        self._windows.keep(lambda key: key[0][0] is scene)
+        self._embeddings.keep(lambda key: key[0][0] is scene)
 
 
 class _Recent(Generic[T]):
@@ -164,6 +172,7 @@ class _Recent(Generic[T]):
             while len(self._values) > self._length:
                 self._values.popitem(last=False)
 
-    def clear(self) -> None:
+    def keep(self, wanted: Callable[[Any], bool]) -> None:
         with self._lock:
-            self._values.clear()
+            for key in [key for key in self._values if not wanted(key)]:
+                del self._values[key]

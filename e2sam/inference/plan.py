@@ -65,8 +65,8 @@ class EncodingPlan:
 
     Attributes
     ----------
-    stack
-        The pixels.
+    scene
+        What it was made for.
     sources
         Index into the stack behind each plane that is read, or -1 for a student's channel that the stack lacks.
     recipes
@@ -79,7 +79,7 @@ class EncodingPlan:
         Positions of the selection in a student's own channels; None for a teacher.
     """
 
-    stack: ChannelStack
+    scene: Scene
     sources: tuple[int, ...]
     recipes: tuple[ChannelRecipe, ...]
     views: tuple[View, ...]
@@ -88,9 +88,9 @@ class EncodingPlan:
 
     @property
     def source(self) -> Hashable:
-        """What the encoder's input depends on, the window apart; a student's selection is not part of it."""
+        """The scene, and what else the encoder's input depends on; a student's selection is not part of it."""
         matrices = tuple(view.matrix.tobytes() for view in self.views if view.matrix is not None)
-        return self.stack, self.sources, self.recipes, matrices
+        return self.scene, self.sources, self.recipes, matrices
 
     def planes(self, window: Box, frame: Frame) -> NDArray[np.float32]:
         """Input of `E2SAM.prepare` for a window (x0, y0, x1, y1) of the stack.
@@ -120,24 +120,24 @@ class EncodingPlan:
         step = self._step(window, frame)
         rows, columns = slice(y0, y1), slice(x0, x1)
         present = [index for index in self.sources if index >= 0]
-        in_memory = isinstance(self.stack.data, np.ndarray)
-        block = None if in_memory else self.stack.read(rows, columns, present, step)
+        in_memory = isinstance(self.scene.stack.data, np.ndarray)
+        block = None if in_memory else self.scene.stack.read(rows, columns, present, step)
         for index, recipe in zip(self.sources, self.recipes, strict=True):
             if index < 0:
                 yield _unmeasured(recipe, frame)
                 continue
             if block is None:
-                pixels = self.stack.read(rows, columns, [index], step)
+                pixels = self.scene.stack.read(rows, columns, [index], step)
             else:
                 place = present.index(index)
                 pixels = block[place : place + 1]
-            yield _normalized(self.stack, index, pixels, recipe, frame)
+            yield _normalized(self.scene.stack, index, pixels, recipe, frame)
 
     def _step(self, window: Box, frame: Frame) -> int:
-        if isinstance(self.stack.data, np.ndarray):
+        if isinstance(self.scene.stack.data, np.ndarray):
             return 1
         x0, y0, x1, y1 = window
-        size = (x1 - x0) * (y1 - y0) * len(self.sources) * self.stack.data.dtype.itemsize
+        size = (x1 - x0) * (y1 - y0) * len(self.sources) * self.scene.stack.data.dtype.itemsize
         wanted = int(np.ceil(np.sqrt(size / _READ_BUDGET_BYTES)))
         return max(1, min(wanted, max(x1 - x0, y1 - y0) // (2 * max(frame.input_size))))
 
@@ -242,7 +242,7 @@ class Scene:
             matrix = np.asarray(composite.matrix, np.float32)[:, list(selection)]
             views.append(View(composite.description, composite.names, matrix.mean(axis=0), matrix))
         recipes = tuple(self.recipes[index] for index in selection)
-        return EncodingPlan(self.stack, selection, recipes, tuple(views), names)
+        return EncodingPlan(self, selection, recipes, tuple(views), names)
 
     def _student_plan(
         self,
@@ -263,7 +263,7 @@ class Scene:
         weights = np.full(len(names), 1 / len(names), np.float32)
         view = View("student", names, weights)
         positions = tuple(sources.index(index) for index in selection)
-        return EncodingPlan(self.stack, sources, self.config.recipes, (view,), names, positions)
+        return EncodingPlan(self, sources, self.config.recipes, (view,), names, positions)
 
     def _indices(self, channels: Sequence[str | int]) -> tuple[int, ...]:
         return self.stack.indices([channels] if isinstance(channels, str) else list(channels))

@@ -186,8 +186,8 @@ class Predictor:
             plan = scene.plan(channels, mapping, missing)
             windows = Windows(stack.size, self.model.config.image_size)
             is_large = max(stack.size) > self.large_side
-            self._encoder.forget()
             self._take(_Current(scene, plan, windows, is_large, mapping or {}, missing))
+            self._encoder.keep_only(scene)
 
     def set_channels(self, channels: Sequence[str | int] | Literal["auto"]) -> None:
         """Change the selection: with a student only the merge module runs, a teacher encodes new composites."""
@@ -257,7 +257,7 @@ class Predictor:
     def predict_prompts(self, prompts: Prompts, multimask: bool = True, view: Box | None = None) -> Prediction:
         """As `predict`, from checked prompts."""
         current = self._in_use()
-        before = next((answer for answer in reversed(self._answers) if self._follows(answer, current, prompts)), None)
+        before = self._followed(current, prompts)
         if current.is_large:
             answer = self._predict_large(current, prompts, multimask, before, view)
         else:
@@ -265,9 +265,11 @@ class Predictor:
         self._answers.append(answer)
         return answer.prediction
 
-    @staticmethod
-    def _follows(answer: _Answer, current: _Current, prompts: Prompts) -> bool:
-        return answer.plan is current.plan and (answer.gave(prompts.mask) or answer.goes_on_in(prompts))
+    def _followed(self, current: _Current, prompts: Prompts) -> _Answer | None:
+        """The answer that gave the prompts' mask, or else the last one to fewer prompts of the same object."""
+        answers = [answer for answer in reversed(self._answers) if answer.plan is current.plan]
+        gave = (answer for answer in answers if answer.gave(prompts.mask))
+        return next(gave, None) or next((answer for answer in answers if answer.goes_on_in(prompts)), None)
 
     def _predict_large(
         self, current: _Current, prompts: Prompts, multimask: bool, before: _Answer | None, view: Box | None
