@@ -1,0 +1,8 @@
+"""Files in and out: one module for each format family, one registry."""
+
+from __future__ import annotations
+
+from e2sam.data.io.labels import read_labels, write_labels
+from e2sam.data.io.registry import STACK_SUFFIXES, read_stack
+
+__all__ = ["STACK_SUFFIXES", "read_labels", "read_stack", "write_labels"]

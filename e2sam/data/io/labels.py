@@ -1,0 +1,114 @@
+"""Label images out and in: instance ids, classes or one mask, as TIFF (geo-reference kept) or PNG."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from e2sam.data.io.source import reading, suffix_of
+from e2sam.data.stack import GeoReference
+from e2sam.errors import StackError
+
+__all__ = ["read_labels", "write_labels"]
+
+_TIFF = (".tif", ".tiff")
+_MAX_PNG_LABEL = 65535
+
+
+def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoReference | None = None) -> Path:
+    """Write a label image; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Ends in .tif or .tiff (zlib-compressed, with the tags of `geo` unchanged) or .png (labels up to 65535).
+    labels
+        (H, W) bool or integer, at least 0; stored in the smallest unsigned type that holds them.
+    geo
+        Reference of the stack that the labels were made on.
+
+    Raises
+    ------
+    StackError
+        If the array is no label image or the suffix is unknown.
+    """
+    target = Path(path)
+    array = _checked(labels)
+    if suffix_of(target) in _TIFF:
+        extra = [] if geo is None else [(code, dtype, count, value, True) for code, dtype, count, value in geo.tags]
+        _replace(
+            target,
+            lambda part: tifffile.imwrite(
+                part, array, compression="zlib", photometric="minisblack", extratags=extra, metadata={"axes": "YX"}
+            ),
+        )
+    elif suffix_of(target) == ".png":
+        if array.size and int(array.max()) > _MAX_PNG_LABEL:
+            raise StackError(f"Expected labels up to {_MAX_PNG_LABEL} for a PNG, got {int(array.max())}: write a TIFF.")
+        _replace(target, lambda part: part.write_bytes(imagecodecs.png_encode(array)))
+    else:
+        raise StackError(f"Expected a file name ending in .tif or .png, got {target.name!r}.")
+    return target
+
+
+def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Read a label image that `write_labels` or another tool wrote.
+
+    Returns
+    -------
+    NDArray
+        (H, W) of an integer type.
+
+    Raises
+    ------
+    StackError
+        If the file is missing, damaged, or no label image.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise StackError(f"Expected a label image, but there is no {source}.")
+    with reading(source, "label image"):
+        if suffix_of(source) in _TIFF:
+            array = tifffile.imread(source, maxworkers=1)
+        elif suffix_of(source) == ".png":
+            array = imagecodecs.png_decode(source.read_bytes())
+        elif suffix_of(source) == ".npy":
+            array = np.load(source, allow_pickle=False)
+        else:
+            raise StackError(f"Expected a label image in .tif, .png or .npy, got {source.name!r}.")
+    array = np.squeeze(array) if array.ndim > 2 else array
+    if array.ndim != 2 or array.dtype.kind not in "bui":
+        raise StackError(f"Expected labels (H, W) of an integer type, got {array.shape} {array.dtype} in {source}.")
+    return array.astype(np.uint8) if array.dtype.kind == "b" else array
+
+
+def _checked(labels: NDArray[Any]) -> NDArray[Any]:
+    array = np.asarray(labels)
+    if array.ndim != 2 or array.dtype.kind not in "bui" or 0 in array.shape:
+        raise StackError(f"Expected labels (H, W) of an integer type, got {array.shape} {array.dtype}.")
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    smallest, largest = int(array.min()), int(array.max())
+    if smallest < 0:
+        raise StackError(f"Expected labels of at least 0, got {smallest}.")
+    if largest > np.iinfo(np.uint32).max:
+        raise StackError(f"Expected labels up to {np.iinfo(np.uint32).max}, got {largest}.")
+    return array.astype(np.min_scalar_type(largest))
+
+
+def _replace(target: Path, write: Any) -> None:
+    part = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
+    try:
+        write(part)
+        part.replace(target)
+    except FileNotFoundError as error:
+        raise StackError(f"Expected a folder {target.parent} to write {target.name} to, but there is none.") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""Which reader opens which file, and how what it finds becomes a stack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from e2sam.data.io.axes import AxisOrder, resolve_axes
+from e2sam.data.io.folder import join_channels, names_of_files, sorted_naturally
+from e2sam.data.io.naming import described, unique_names
+from e2sam.data.io.numpy_files import read_npy, read_npz
+from e2sam.data.io.pictures import read_jpeg, read_png
+from e2sam.data.io.source import LazyView, RawImage, suffix_of
+from e2sam.data.io.tiff import read_tiff
+from e2sam.data.io.zarr_store import is_zarr, read_zarr
+from e2sam.data.stack import ChannelSpec, ChannelStack, LazyArray
+from e2sam.errors import ChannelError, StackError
+
+__all__ = ["STACK_SUFFIXES", "read_stack"]
+
+PathLike = str | os.PathLike[str]
+
+_READERS: dict[str, Callable[[Path], RawImage]] = {
+    ".tif": read_tiff,
+    ".tiff": read_tiff,
+    ".btf": read_tiff,
+    ".tf8": read_tiff,
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".png": read_png,
+    ".jpg": read_jpeg,
+    ".jpeg": read_jpeg,
+}
+STACK_SUFFIXES = tuple(_READERS)
+"""Suffixes of files that `read_stack` opens, lower case; besides them folders and zarr."""
+
+
+def read_stack(
+    path: PathLike | Sequence[PathLike],
+    channel_axis: int | str | None = None,
+    channel_names: Sequence[str] | None = None,
+    *,
+    nodata: float | None = None,
+) -> ChannelStack:
+    """Open an image file, a zarr store, or several aligned files as one stack.
+
+    Pixels of large files stay on disk until they are used.
+
+    Parameters
+    ----------
+    path
+        TIFF (plain, ImageJ, OME, GeoTIFF, BigTIFF, pyramids: full size), .npy, .npz, PNG, JPEG or zarr; a folder or a
+        list of single-channel files (colour pictures may be among them), named by what differs in their file names.
+    channel_axis
+        Position of the channel axis, or a letter for each axis ("TCYX"); found where None.
+    channel_names
+        Names of all channels, in order; the file's own where None.
+    nodata
+        Stored value that means "not measured", in channels for which the file states none.
+
+    Raises
+    ------
+    StackError
+        If there is no such file, it cannot be read, or it is not clear which axis holds the channels.
+    ChannelError
+        If the names do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "cube.npy")
+    >>> np.save(path, np.zeros((4, 32, 48), np.uint16))
+    >>> read_stack(path, channel_names=["R", "G", "B", "depth"]).size
+    (32, 48)
+    """
+    if isinstance(path, str | os.PathLike):
+        source = Path(path)
+        stack = _read_folder(source, channel_axis) if _is_folder(source) else _read_file(source, channel_axis)
+    else:
+        files = [Path(entry) for entry in path]
+        if not files:
+            raise StackError("Expected at least one file, got an empty list.")
+        source = files[0] if len(files) == 1 else files[0].parent
+        stack = _read_file(files[0], channel_axis) if len(files) == 1 else _joined(files, channel_axis)
+    return _with_user_facts(replace(stack, source=source), channel_names, nodata)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not is_zarr(path)
+
+
+def _read_file(path: Path, channel_axis: int | str | None) -> ChannelStack:
+    if not path.exists():
+        raise StackError(f"Expected an image file, but there is no {path}.")
+    if is_zarr(path):
+        raw = read_zarr(path)
+    elif suffix_of(path) in _READERS:
+        if path.stat().st_size == 0:
+            raise StackError(f"Expected an image file, got {path}, which is empty (0 bytes).")
+        raw = _READERS[suffix_of(path)](path)
+    else:
+        raise StackError(f"Expected an image file ({', '.join(STACK_SUFFIXES)}, .zarr or a folder), got {path}.")
+    if np.dtype(raw.data.dtype).kind not in "buif":
+        raise StackError(f"Expected pixels of integer or floating type, got {raw.data.dtype} in {path}.")
+    try:
+        order = resolve_axes(tuple(int(length) for length in raw.data.shape), raw.axes, channel_axis)
+    except StackError as error:
+        raise StackError(f"{path.name}: {error}") from None
+    return _stack_of(raw, order, path)
+
+
+def _stack_of(raw: RawImage, order: AxisOrder, path: Path) -> ChannelStack:
+    data: LazyArray = LazyView(raw.data, order.order)
+    if isinstance(raw.data, np.ndarray) and not isinstance(raw.data, np.memmap):
+        data = data[...]
+        if data.dtype.kind == "b":
+            data = data.astype(np.uint8)
+    num_channels = int(data.shape[-3])
+    if raw.num_colours and num_channels > raw.num_colours and len(raw.channels) != num_channels:
+        # Alpha is not a band of a photograph.
+        data = (
+            data[..., : raw.num_colours, :, :]
+            if isinstance(data, np.ndarray)
+            else _FirstChannels(data, raw.num_colours)
+        )
+        num_channels = raw.num_colours
+    channels = _named(raw, num_channels, path)
+    channels = described(channels, np.dtype(data.dtype))
+    channels = tuple(replace(spec, nodata=raw.nodata) if spec.nodata is None else spec for spec in channels)
+    return ChannelStack(data, channels, path, raw.geo, order.leading)
+
+
+def _named(raw: RawImage, num_channels: int, path: Path) -> tuple[ChannelSpec, ...]:
+    if len(raw.channels) == num_channels:
+        names = [spec.name.strip() or f"ch{index}" for index, spec in enumerate(raw.channels)]
+        return tuple(replace(spec, name=name) for spec, name in zip(raw.channels, unique_names(names), strict=True))
+    if raw.num_colours == 3 and num_channels == 3:
+        return tuple(ChannelSpec(name) for name in "RGB")
+    if num_channels == 1:
+        return (ChannelSpec(path.stem.removesuffix(".ome") or "ch0"),)
+    return tuple(ChannelSpec(f"ch{index}") for index in range(num_channels))
+
+
+def _read_folder(folder: Path, channel_axis: int | str | None) -> ChannelStack:
+    files = sorted_naturally(
+        file for file in folder.iterdir() if suffix_of(file) in _READERS and not file.name.startswith(".")
+    )
+    if not files:
+        raise StackError(f"Expected a folder of image files, one for each channel, got none in {folder}.")
+    return _joined(files, channel_axis) if len(files) > 1 else _read_file(files[0], channel_axis)
+
+
+def _joined(files: Sequence[Path], channel_axis: int | str | None) -> ChannelStack:
+    """One stack of several files: single channels, named by their files, and colour pictures."""
+    stacks = [_read_file(file, channel_axis) for file in files]
+    for file, stack in zip(files, stacks, strict=True):
+        if stack.leading:
+            raise StackError(f"Expected files of one scene each, got axes {stack.leading}CYX in {file}.")
+        if stack.num_channels > 1 and stack.names != ("R", "G", "B"):
+            raise StackError(
+                f"Expected files of one channel each, got {stack.num_channels} channels in {file}: open it alone."
+            )
+        if stack.size != stacks[0].size:
+            (height, width), (first_height, first_width) = stack.size, stacks[0].size
+            raise StackError(
+                f"Expected aligned files of one size, got {first_width} x {first_height} in {files[0].name} and "
+                f"{width} x {height} in {file.name}: resample one of them."
+            )
+    data = join_channels([stack.data for stack in stacks])
+    names: list[str] = []
+    specs: list[ChannelSpec] = []
+    for name, stack in zip(names_of_files(files), stacks, strict=True):
+        colour = stack.num_channels > 1
+        names += [f"{name} {part}" if part in names else part for part in stack.names] if colour else [name]
+        specs += stack.channels
+    # Kind and unit follow the new name; what a file stated of its one channel stays.
+    renamed = [replace(spec, name=name) for spec, name in zip(specs, unique_names(names), strict=True)]
+    return ChannelStack(data, described(renamed, np.dtype(data.dtype)), geo=stacks[0].geo)
+
+
+def _with_user_facts(stack: ChannelStack, names: Sequence[str] | None, nodata: float | None) -> ChannelStack:
+    channels = stack.channels
+    if names is not None:
+        given = [str(name).strip() for name in names]
+        if len(given) != len(channels):
+            raise ChannelError(f"Expected {len(channels)} channel names, got {len(given)}: {', '.join(given[:16])}.")
+        renamed = [
+            # A kind read from the old name goes with it.
+            spec if name == spec.name else ChannelSpec(name, spec.unit, spec.wavelength_nm, "", spec.nodata)
+            for spec, name in zip(channels, given, strict=True)
+        ]
+        channels = described(renamed, np.dtype(stack.data.dtype))
+    if nodata is not None:
+        channels = tuple(replace(spec, nodata=float(nodata)) if spec.nodata is None else spec for spec in channels)
+    return replace(stack, channels=channels)
+
+
+class _FirstChannels:
+    """The first channels of an unread (..., C, H, W) array."""
+
+    def __init__(self, data: LazyArray, count: int) -> None:
+        self._data = data
+        self.shape = (*data.shape[:-3], count, *data.shape[-2:])
+        self.dtype = data.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        keys = list(key) if isinstance(key, tuple) else [key]
+        keys += [slice(None)] * (len(self.shape) - len(keys))
+        place, count = len(self.shape) - 3, self.shape[-3]
+        entry = keys[place]
+        if isinstance(entry, slice):
+            keys[place] = slice(*entry.indices(count))
+        else:
+            keys[place] = np.arange(count)[entry] if not isinstance(entry, int) else range(count)[entry]
+        return self._data[tuple(keys)]

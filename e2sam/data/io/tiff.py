@@ -1,0 +1,95 @@
+"""TIFF of every kind: plain, ImageJ, OME, GeoTIFF, BigTIFF, tiled, striped, planar, interleaved, pyramids."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import zarr
+
+from e2sam.data.io.source import RawImage, reading
+from e2sam.data.io.tiff_metadata import channels_of, geo_reference_of, nodata_of, stated_axes
+from e2sam.data.stack import LazyArray
+from e2sam.errors import StackError
+
+__all__ = ["read_tiff"]
+
+# Smaller images are read at once: that is faster, and shows at once whether the file is whole.
+_MAX_LOADED_BYTES = 64 << 20
+_ALPHA = (1, 2)
+
+
+def read_tiff(path: Path) -> RawImage:
+    """Open the first series of a TIFF at full size.
+
+    Uncompressed images are mapped, compressed ones are decoded where they are read.
+
+    Raises
+    ------
+    StackError
+        If the file is damaged, cut short or no TIFF.
+    """
+    with reading(path, "TIFF"):
+        file = tifffile.TiffFile(path)
+        try:
+            if not file.series:
+                raise StackError(f"Expected an image in {path}, got a TIFF without any.")
+            series = file.series[0].levels[0]
+            _check_whole(series, path)
+            axes = stated_axes(file, series)
+            channels = channels_of(file, series)
+            raw = RawImage(
+                data=_pixels(file, series, path),
+                axes=axes,
+                channels=channels,
+                nodata=nodata_of(file),
+                geo=geo_reference_of(series.keyframe),
+                num_colours=0 if channels else _num_colours(series.keyframe),
+            )
+        except BaseException:
+            file.close()
+            raise
+    if isinstance(raw.data, np.ndarray):
+        file.close()
+    else:
+        # Decoded on demand: the file stays open as long as somebody holds the pixels.
+        weakref.finalize(raw.data, file.close)
+    return raw
+
+
+def _pixels(file: tifffile.TiffFile, series: Any, path: Path) -> LazyArray:
+    if series.nbytes <= _MAX_LOADED_BYTES:
+        loaded: np.ndarray[Any, Any] = series.asarray(maxworkers=1)
+        return loaded
+    if series.dataoffset is not None and series.dtype.kind in "uif":
+        order = file.byteorder
+        return np.memmap(path, series.dtype.newbyteorder(order), "r", series.dataoffset, series.shape)
+    array: LazyArray = zarr.open(series.aszarr(), mode="r")
+    return array
+
+
+def _check_whole(series: Any, path: Path) -> None:
+    """Refuse a file that ends before its pixels do; libraries would give zeros for what is missing."""
+    size = path.stat().st_size
+    for page in series.pages:
+        if page is None or getattr(page, "parent", None) is not series.keyframe.parent:
+            continue
+        ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
+        if ends and max(ends) > size:
+            raise StackError(
+                f"Expected a whole TIFF, got {path}, which is cut short: its pixels end at byte {max(ends)} of {size}."
+            )
+
+
+def _num_colours(page: Any) -> int:
+    """3 or 1 where the file says it is a photograph, whose further samples are alpha; 0 where it does not."""
+    samples = int(page.samplesperpixel)
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    all_alpha = all(kind in _ALPHA for kind in extra)
+    is_rgb = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+    if is_rgb and samples == 3 + len(extra) and all_alpha and len(extra) <= 1:
+        return 3
+    return 1 if samples == 2 and len(extra) == 1 and all_alpha else 0
