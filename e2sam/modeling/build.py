@@ -96,7 +96,7 @@ def _build_merge(config: ModelConfig) -> nn.Module | None:
         return None
     from e2sam.modeling.merge import build_merge
 
-    merge: nn.Module = build_merge(config.merge, len(config.channels))
+    merge: nn.Module = build_merge(config)
     return merge
 
 

@@ -119,6 +119,10 @@ class PromptDecoder(Protocol):
 class MergeModule(Protocol):
     """Fuses a student's features into the embedding of a selection."""
 
+    def collect(self, features: Tensor, pixels: Tensor) -> Tensor:
+        """The encoder's output with what else of the prepared pixels the module reads: what is cached of an image."""
+        ...
+
     def __call__(self, features: Tensor, selection: Sequence[int]) -> Tensor:
         """Embedding (B, 256, h, w) of `selection`, indices into the model's channels."""
         ...
@@ -192,7 +196,7 @@ class E2SAM(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Features of prepared pixels: the embedding itself for a teacher, the merge module's input for a student."""
         features: Tensor = self.image_encoder(pixels)
-        return features
+        return features if self.merge is None else self.merge.collect(features, pixels)
 
     def embed(self, features: Tensor, selection: Sequence[int] | None = None) -> Tensor:
         """Embedding (B, 256, h, w) of a selection of the model's channels (all of them if None)."""

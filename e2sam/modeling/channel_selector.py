@@ -1,0 +1,112 @@
+"""The channel selector: which of a stack's channels the teacher is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from e2sam.errors import ChannelError
+
+__all__ = ["SELECTORS", "ChannelSelector", "view_matrix"]
+
+SELECTORS = ("random", "diverse", "fixed")
+# Sizes of the selections that "diverse" draws, with their shares: mostly triples, as the teacher has three planes.
+_SIZES = {1: 0.15, 2: 0.15, 3: 0.7}
+
+
+class ChannelSelector:
+    """Draws the channels of a teacher's composite.
+
+    Parameters
+    ----------
+    kind
+        "random": three different channels in random order, as the paper draws once a batch. "diverse": one to three
+        channels in `order`, the first drawn by information, the others by information x (1 - largest |correlation|
+        with those drawn). "fixed": the `selections` in turn.
+    num_channels
+        N.
+    information
+        (N,) information of each channel, at least 0; all alike if None.
+    correlation
+        (N, N) correlation of the channels; none if None.
+    order
+        (N,) place of each channel in the canonical order, red first; as they come if None.
+    selections
+        For "fixed".
+    excluded
+        Selections that are never drawn, whatever their order: those kept for a test.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        num_channels: int,
+        information: ArrayLike | None = None,
+        correlation: ArrayLike | None = None,
+        order: Sequence[int] | None = None,
+        *,
+        selections: Sequence[Sequence[int]] = (),
+        excluded: Sequence[Sequence[int]] = (),
+    ) -> None:
+        if kind not in SELECTORS:
+            raise ChannelError(f"Expected a selector of {', '.join(SELECTORS)}, got {kind!r}.")
+        if kind == "fixed" and not selections:
+            raise ChannelError("Expected selections for the fixed selector, got none.")
+        self.kind = kind
+        self.num_channels = num_channels
+        self.order = tuple(range(num_channels)) if order is None else tuple(order)
+        self.selections = tuple(tuple(selection) for selection in selections)
+        self.excluded = frozenset(frozenset(selection) for selection in excluded)
+        weights = np.ones(num_channels) if information is None else np.asarray(information, np.float64)
+        # A channel without information still has to be known: it may be the one that a user selects.
+        self._weights = np.maximum(weights, 0.02 * max(weights.max(), 1e-12))
+        matrix = np.eye(num_channels) if correlation is None else np.asarray(correlation, np.float64)
+        self._novelty = 1 - np.clip(np.abs(np.nan_to_num(matrix)), 0, 0.98)
+
+    def draw(self, rng: np.random.Generator, turn: int = 0) -> tuple[int, ...]:
+        """One selection; `turn` counts the draws of the fixed selector.
+
+        Raises
+        ------
+        ChannelError
+            If everything that could be drawn is excluded.
+        """
+        if self.kind == "fixed":
+            return self.selections[turn % len(self.selections)]
+        for _ in range(200):
+            chosen = self._random(rng) if self.kind == "random" else self._diverse(rng)
+            if frozenset(chosen) not in self.excluded:
+                return chosen
+        raise ChannelError("Expected some selections to train on, got all of them excluded: keep fewer for the test.")
+
+    def ordered(self, selection: Sequence[int]) -> tuple[int, ...]:
+        """A selection in canonical order."""
+        return tuple(sorted((int(index) for index in selection), key=lambda index: self.order[index]))
+
+    def _random(self, rng: np.random.Generator) -> tuple[int, ...]:
+        return tuple(int(index) for index in rng.permutation(self.num_channels)[:3])
+
+    def _diverse(self, rng: np.random.Generator) -> tuple[int, ...]:
+        size = int(rng.choice(list(_SIZES), p=list(_SIZES.values())))
+        chosen: list[int] = []
+        chances: NDArray[np.float64] = self._weights.copy()
+        while len(chosen) < min(size, self.num_channels):
+            index = int(rng.choice(self.num_channels, p=chances / chances.sum()))
+            chosen.append(index)
+            chances = chances * self._novelty[index]
+            chances[chosen] = 0
+        return self.ordered(chosen)
+
+
+def view_matrix(selection: Sequence[int], num_channels: int) -> NDArray[np.float32]:
+    """(3, N) composite of one to three channels: one stands three times; of two, the third plane is the mean."""
+    groups = {1: [[0], [0], [0]], 2: [[0], [1], [0, 1]], 3: [[0], [1], [2]]}.get(len(selection))
+    if groups is None:
+        raise ChannelError(f"Expected one to three channels for a teacher's view, got {len(selection)}.")
+    matrix = np.zeros((3, num_channels), np.float32)
+    for row, places in enumerate(groups):
+        for place in places:
+            matrix[row, selection[place]] += 1 / len(places)
+    return matrix
