@@ -1,0 +1,173 @@
+"""Joins one viewer, one session, one engine and the panels; owns no pixels and no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari.components import ViewerModel
+from napari.layers import Image
+
+from e2sam.errors import E2SamError
+from napari_e2sam._canvas import Canvas
+from napari_e2sam._convert import AXIS_KEY, STACK_KEY
+from napari_e2sam._encoding_control import EncodingControl
+from napari_e2sam._exchange import ExchangeControl
+from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
+from napari_e2sam._learning_control import LearningControl
+from napari_e2sam._object_control import ObjectControl
+from napari_e2sam._prompt_control import PromptControl
+from napari_e2sam._sample_data import motorcycle
+from napari_e2sam._session import SessionModel
+from napari_e2sam._shortcuts import SHORTCUTS
+from napari_e2sam._stack_control import StackControl
+from napari_e2sam._state import Workplace
+from napari_e2sam.widgets.channels import ChannelsPanel
+from napari_e2sam.widgets.learning import LearningPanel
+from napari_e2sam.widgets.model import ModelPanel
+from napari_e2sam.widgets.objects import ObjectsPanel
+from napari_e2sam.widgets.prompts import PromptsPanel
+from napari_e2sam.widgets.stack import StackPanel
+
+__all__ = ["Controller", "Panels"]
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The panels of one window."""
+
+    stack: StackPanel
+    channels: ChannelsPanel
+    model: ModelPanel
+    prompts: PromptsPanel
+    objects: ObjectsPanel
+    learning: LearningPanel
+
+
+class Controller:
+    """Everything that one window does.
+
+    Parameters
+    ----------
+    viewer
+        The viewer; each has its own controller.
+    panels
+        What to show and listen to.
+    say
+        Shows one line: text, and "info", "busy" or "error".
+    session
+        A session file, or None for a new one.
+    start_engine
+        How to start the engine; tests bring a small one.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        panels: Panels,
+        say: Callable[[str, str], None],
+        session: Path | None = None,
+        start_engine: Callable[[], Channel] = start_process,
+    ) -> None:
+        self.viewer = viewer
+        self.session = SessionModel(session)
+        self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), say)
+        self.stack = StackControl(panels.stack, self.work, self.open_sample)
+        self.encoding = EncodingControl(panels.channels, panels.model, self.work)
+        self.prompts = PromptControl(panels.prompts, self.work)
+        self.exchange = ExchangeControl(panels.objects, self.work)
+        self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
+        self.learning = LearningControl(panels.learning, self.work, self.encoding)
+        panels.prompts.accept_asked.connect(self.objects.accept)
+        self.work.state.scene_changed.connect(self.objects.redraw)
+        self._is_closed = False
+        self._actions = self._named_actions()
+        self._bind()
+        if self.session.file.message:
+            say(self.session.file.message, "error")
+
+    def start(self, model: str = "tiny") -> None:
+        """Load a model and look at the layers that are there."""
+        self.encoding.start(model)
+        self._reopen()
+        self.stack.start()
+
+    def close(self) -> None:
+        """Let go of the viewer, end the engine, close the session; a second time does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for shortcut in SHORTCUTS:
+            self.viewer.bind_key(shortcut.key, None, overwrite=True)
+        self.learning.close()
+        self.stack.close()
+        self.work.engine.close()
+        self.work.tasks.close()
+        self.work.canvas.close()
+        self.session.close()
+
+    def open_sample(self) -> None:
+        """Open the sample stack."""
+        self.work.say("Opening the sample", "busy")
+        self.work.tasks.run(motorcycle, self._add_layers, self.work.fail)
+
+    def do(self, action: str) -> None:
+        """Run an action of the shortcut table by its name."""
+        self._actions[action]()
+
+    def _add_layers(self, layers: list[tuple[Any, dict[str, Any], str]]) -> None:
+        for data, settings, _ in layers:
+            if not settings.get("metadata", {}).get("e2sam_composite"):
+                self.viewer.add_image(data, **settings)
+
+    def _reopen(self) -> None:
+        """Bring back the stack that was in front of the user when the session was closed."""
+        active = self.session.file.active
+        if active is None or any(isinstance(layer, Image) for layer in self.viewer.layers):
+            return
+        stack_id, _ = active
+        record = self.session.file.stack(stack_id)
+
+        def show(stack: Any) -> None:
+            metadata = {STACK_KEY: stack, AXIS_KEY: record.reading.get("channel_axis")}
+            self.viewer.add_image(stack.data, name=record.name, metadata=metadata, rgb=False)
+
+        self.work.tasks.run(lambda: self.session.file.load_stack(stack_id), show, self.work.fail)
+
+    def _named_actions(self) -> dict[str, Callable[[], Any]]:
+        actions: dict[str, Callable[[], Any]] = {
+            "accept": self.objects.accept,
+            "clear": self.prompts.clear,
+            "hover": self.prompts.toggle_hover,
+            "undo": self.objects.undo,
+            "redo": self.objects.redo,
+            "edit": self.objects.edit,
+            "delete": self.objects.delete,
+            "merge": self.objects.merge,
+            "review": self.objects.review,
+            "next": self.objects.next_unreviewed,
+            "next click": self.prompts.toggle_next_click,
+        }
+        for tool in ("points", "box", "scribble", "move"):
+            actions[f"tool {tool}"] = lambda tool=tool: self.prompts.take_tool(tool)
+        for number in range(9):
+            actions[f"preset {number}"] = lambda number=number: self.encoding.take_preset(number)
+            actions[f"class {number}"] = lambda number=number: self.objects.choose_class_at(number)
+        for number in range(3):
+            actions[f"candidate {number}"] = lambda number=number: self.prompts.choose_candidate(number)
+        return actions
+
+    def _bind(self) -> None:
+        for shortcut in SHORTCUTS:
+            self.viewer.bind_key(shortcut.key, self._key_action(shortcut.action), overwrite=True)
+
+    def _key_action(self, action: str) -> Callable[[Any], None]:
+        def run(viewer: Any) -> None:
+            try:
+                self.do(action)
+            except E2SamError as error:
+                self.work.fail(str(error))
+
+        return run

@@ -1,0 +1,249 @@
+"""Between napari's layers and the engine's types: the only place where (row, column) meets (x, y).
+
+napari puts the centre of a pixel at integer (row, column), the engine at integer + 0.5 (x, y).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+from numpy.typing import ArrayLike, NDArray
+
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.errors import StackError
+
+__all__ = [
+    "AxisChoice",
+    "Scene",
+    "axis_choices",
+    "box_of_corners",
+    "channels_first",
+    "corners_of_box",
+    "describe_stack",
+    "points_of_xy",
+    "scene_of",
+    "xy_of_points",
+]
+
+# Key under which our reader leaves the stack it read in a layer's metadata.
+STACK_KEY = "e2sam_stack"
+AXIS_KEY = "e2sam_channel_axis"
+_SENT_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class AxisChoice:
+    """One reading of a layer's axes; `axis` is None where the layer is a single channel."""
+
+    axis: int | None
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A stack as the window uses it: with the place of its pixel grid in the viewer.
+
+    Attributes
+    ----------
+    stack
+        The stack; leading axes T and Z may stand in front of its channels.
+    scale, translate
+        (row, column) size and offset of a pixel in the viewer.
+    channel_axis
+        As given to `read_stack`, or None.
+    warning
+        One line about a poor fit of the layers, else empty.
+    """
+
+    stack: ChannelStack
+    scale: tuple[float, float] = (1.0, 1.0)
+    translate: tuple[float, float] = (0.0, 0.0)
+    channel_axis: int | None = None
+    warning: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.stack.size
+
+
+def xy_of_points(points: ArrayLike) -> NDArray[np.float32]:
+    """(P, 2) float32 pixel (x, y) of layer coordinates (P, D), of which the last two are (row, column)."""
+    array = np.asarray(points, np.float64)
+    if array.size == 0:
+        return np.zeros((0, 2), np.float32)
+    return np.asarray(array.reshape(len(array), -1)[:, [-1, -2]] + 0.5, np.float32)
+
+
+def points_of_xy(points: ArrayLike) -> NDArray[np.float64]:
+    """(P, 2) layer coordinates (row, column) of pixel (x, y)."""
+    array = np.asarray(points, np.float64).reshape(-1, 2)
+    return array[:, ::-1] - 0.5
+
+
+def box_of_corners(corners: ArrayLike, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Box x0, y0, x1, y1 of a rectangle's corners (K, D), cut to an image of `size`; None where nothing is left."""
+    xy = xy_of_points(corners)
+    low = np.maximum(xy.min(axis=0), 0.0)
+    high = np.minimum(xy.max(axis=0), (size[1], size[0]))
+    if (high - low < 1.0).any():
+        return None
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def corners_of_box(box: Sequence[float]) -> NDArray[np.float64]:
+    """(4, 2) corners (row, column) of a box x0, y0, x1, y1, for a Shapes layer."""
+    x0, y0, x1, y1 = box
+    return points_of_xy([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+
+def axis_choices(layer: Image) -> tuple[AxisChoice, ...]:
+    """The ways to find channels in a layer, most likely first."""
+    data = _pixels(layer)
+    if layer.rgb:
+        return (AxisChoice(len(data.shape) - 1, f"colour: {data.shape[-1]} channels"),)
+    if STACK_KEY in layer.metadata:
+        stack = layer.metadata[STACK_KEY]
+        return (AxisChoice(len(stack.leading), f"channels: {stack.num_channels}"),)
+    if len(data.shape) == 2:
+        return (AxisChoice(None, "one channel"),)
+    axes = sorted(range(len(data.shape)), key=lambda axis: (int(data.shape[axis]), axis))
+    labels = [label.strip().lower() for label in layer.axis_labels]
+    named = [axis for axis in axes if labels[axis] in ("c", "channel", "channels", "band", "bands")]
+    axes = named + [axis for axis in axes if axis not in named]
+    return tuple(AxisChoice(axis, f"axis {axis}: {data.shape[axis]} channels") for axis in axes if data.shape[axis] <= 1024)
+
+
+def channels_first(layer: Image, axis: int) -> None:
+    """Move a layer's channel axis in front of its rows and columns, so that the viewer shows the scene.
+
+    Only the view of the pixels changes, nothing is copied.
+    """
+    data = _pixels(layer)
+    target = len(data.shape) - 3
+    if layer.rgb or axis == target or layer.multiscale:
+        return
+    order = [other for other in range(len(data.shape)) if other != axis]
+    order.insert(target, axis)
+    scale, translate = layer.scale[order], layer.translate[order]
+    layer.data = np.moveaxis(layer.data, axis, target) if isinstance(layer.data, np.ndarray) else layer.data.transpose(order)
+    layer.scale, layer.translate = scale, translate
+
+
+def scene_of(layers: Sequence[Image], channel_axis: int | None = None) -> Scene:
+    """The stack of one or more layers.
+
+    Parameters
+    ----------
+    layers
+        Image layers; several are joined into one stack on the finest of their pixel grids.
+    channel_axis
+        Channel axis of a single layer; None takes the most likely one.
+
+    Raises
+    ------
+    StackError
+        If there is no layer, or the layers cannot be joined.
+    """
+    if not layers:
+        raise StackError("Expected an image layer, got none: open an image, or take the sample in Stack.")
+    scenes = [_scene_of_one(layer, channel_axis if len(layers) == 1 else None) for layer in layers]
+    return scenes[0] if len(scenes) == 1 else _joined(scenes, [layer.name for layer in layers])
+
+
+def describe_stack(scene: Scene, plane: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What the engine process needs to have the same stack: a path where it can read it itself, else the pixels."""
+    stack = scene.stack
+    described: dict[str, Any] = {"channels": [asdict(channel) for channel in stack.channels], "plane": list(plane)}
+    num_bytes = int(np.prod(stack.data.shape[-3:], dtype=np.int64)) * np.dtype(stack.data.dtype).itemsize
+    if stack.source is not None and num_bytes > _SENT_BYTES:
+        described |= {"source": str(stack.source), "channel_axis": scene.channel_axis}
+        return described, {}
+    return described, {"data": stack.plane(*plane).read()}
+
+
+def _pixels(layer: Image) -> Any:
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def _scene_of_one(layer: Image, channel_axis: int | None) -> Scene:
+    place: dict[str, Any] = {"scale": _pair(layer.scale), "translate": _pair(layer.translate)}
+    if STACK_KEY in layer.metadata:
+        return Scene(layer.metadata[STACK_KEY], channel_axis=layer.metadata.get(AXIS_KEY), **place)
+    data = _pixels(layer)
+    if layer.rgb:
+        if len(data.shape) != 3:
+            raise StackError(f"Expected one colour image, got axes of shape {tuple(data.shape)}: take one frame.")
+        names = ("R", "G", "B", "A")[: data.shape[-1]]
+        channels = tuple(ChannelSpec(name, kind="colour" if name != "A" else "") for name in names)
+        return Scene(ChannelStack(np.moveaxis(np.asarray(data), -1, 0), channels), **place)
+    if len(data.shape) == 2:
+        return Scene(ChannelStack(data[np.newaxis], (ChannelSpec(layer.name),)), **place)
+    axis = axis_choices(layer)[0].axis if channel_axis is None else channel_axis
+    target = len(data.shape) - 3
+    if axis is None or target > 2:
+        raise StackError(f"Expected at most T, Z, channel, row and column axes, got shape {tuple(data.shape)}.")
+    if axis != target:
+        data = np.moveaxis(np.asarray(data), axis, target)
+    channels = tuple(ChannelSpec(f"{index}") for index in range(data.shape[target]))
+    return Scene(ChannelStack(data, channels, leading=("", "T", "TZ")[target]), channel_axis=axis, **place)
+
+
+def _pair(values: NDArray[np.float64]) -> tuple[float, float]:
+    return float(values[-2]), float(values[-1])
+
+
+def _joined(scenes: Sequence[Scene], names: Sequence[str]) -> Scene:
+    """One stack on the finest grid among `scenes`; others are resampled to it, linearly, NaN outside of them."""
+    if any(scene.stack.leading for scene in scenes):
+        raise StackError("Expected single scenes to join, got a series or volume: choose one layer, or take a plane.")
+    finest = min(scenes, key=lambda scene: (scene.scale[0] * scene.scale[1], -scene.size[0] * scene.size[1]))
+    planes, channels, moved = [], [], []
+    for scene, name in zip(scenes, names, strict=True):
+        same = scene.size == finest.size and scene.scale == finest.scale and scene.translate == finest.translate
+        planes.append(scene.stack.read() if same else _resampled(scene, finest))
+        channels += [_renamed(channel, name, scene.stack.num_channels) for channel in scene.stack.channels]
+        if not same:
+            moved.append(name)
+    unique = _unique(channels)
+    data = np.concatenate([block.astype(np.result_type(*planes), copy=False) for block in planes])
+    warning = f"{', '.join(moved)} resampled to {finest.size[1]} x {finest.size[0]} pixels." if moved else ""
+    return Scene(ChannelStack(data, unique), finest.scale, finest.translate, warning=warning)
+
+
+def _renamed(channel: ChannelSpec, layer_name: str, count: int) -> ChannelSpec:
+    return replace(channel, name=layer_name if count == 1 else channel.name)
+
+
+def _unique(channels: Sequence[ChannelSpec]) -> tuple[ChannelSpec, ...]:
+    found: list[ChannelSpec] = []
+    for channel in channels:
+        name, count = channel.name, 2
+        while any(name == other.name for other in found):
+            name, count = f"{channel.name} {count}", count + 1
+        found.append(replace(channel, name=name))
+    return tuple(found)
+
+
+def _resampled(scene: Scene, grid: Scene) -> NDArray[np.float32]:
+    from scipy.ndimage import map_coordinates
+
+    rows, columns = (
+        (np.arange(grid.size[axis]) * grid.scale[axis] + grid.translate[axis] - scene.translate[axis]) / scene.scale[axis]
+        for axis in (0, 1)
+    )
+    if not (rows.max() > 0 and columns.max() > 0 and rows.min() < scene.size[0] and columns.min() < scene.size[1]):
+        raise StackError("Expected layers that overlap in the viewer, got two apart: check their scale and translation.")
+    coordinates = np.meshgrid(rows, columns, indexing="ij")
+    inside = (
+        (coordinates[0] > -0.5)
+        & (coordinates[0] < scene.size[0] - 0.5)
+        & (coordinates[1] > -0.5)
+        & (coordinates[1] < scene.size[1] - 0.5)
+    )
+    blocks = [map_coordinates(plane.astype(np.float32), coordinates, order=1, mode="nearest") for plane in scene.stack.read()]
+    return np.where(inside, np.stack(blocks), np.nan).astype(np.float32)

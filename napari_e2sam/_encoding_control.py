@@ -1,0 +1,424 @@
+"""Joins the Channels and Model panels with the engine: selection, recipes, model, encoding, what the model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtWidgets import QFileDialog, QMessageBox
+
+from e2sam.data.channels import Suggestion, suggest_selections
+from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
+from e2sam.data.stack import ChannelStack
+from napari_e2sam._convert import describe_stack
+from napari_e2sam._jobs import Request
+from napari_e2sam._rows import ModelRow
+from napari_e2sam._state import Workplace
+from napari_e2sam._statistics import wavelength_presets
+from napari_e2sam._wire import Message
+from napari_e2sam.widgets.channels import ChannelsPanel
+from napari_e2sam.widgets.model import ModelPanel
+
+__all__ = ["EncodingControl"]
+
+_keys = count(1)
+# What the model sees is shown at about the resolution at which it sees it.
+_SHOWN_SIDE = 1024
+
+
+class EncodingControl:
+    """Keeps the engine's stack, selection and model those of the window."""
+
+    def __init__(self, channels: ChannelsPanel, model: ModelPanel, work: Workplace) -> None:
+        self._channels = channels
+        self._model = model
+        self._work = work
+        self._presets: list[tuple[str, tuple[int, ...]]] = []
+        self._suggestions: tuple[Suggestion, ...] = ()
+        self._models: tuple[ModelRow, ...] = ()
+        self._wanted = ""
+        self._previous: list[str] = []
+        self._key = ""
+        self._sent_key = ""
+        self._shows_composite = True
+        channels.selection_changed.connect(self._on_selection)
+        channels.recipe_chosen.connect(self._on_recipe)
+        channels.suggestion_asked.connect(self.suggest)
+        channels.preset_chosen.connect(self.take_preset)
+        channels.preset_saved.connect(self._on_preset_saved)
+        channels.composite_toggled.connect(self._on_composite_toggled)
+        model.model_chosen.connect(self.choose_model)
+        model.browse_asked.connect(self._on_browse)
+        work.state.scene_changed.connect(self._on_scene)
+        work.engine.lost.connect(self._on_engine_lost)
+        channels.set_composite_shown(True)
+
+    def start(self, model: str) -> None:
+        """List the models and load one."""
+        self._work.engine.request(Request("models", done=self._on_models, failed=self._work.fail))
+        self.choose_model(self._work.session.file.model.get("name", "") or model)
+
+    # -- model ---------------------------------------------------------------------------------------------------------
+
+    def choose_model(self, name: str) -> None:
+        """Load a model by name or path; one that is not here is fetched if the user agrees."""
+        row = next((row for row in self._models if row.name == name), None)
+        if row is not None and row.state in ("absent", "part") and not self._may_fetch(row):
+            self._show_models()
+            return
+        work = self._work
+        self._wanted = name
+        work.state.is_encoded = False
+        if row is not None and row.state in ("absent", "part"):
+            work.engine.request(
+                Request(
+                    "fetch",
+                    {"name": name},
+                    done=lambda message: self._load(name),
+                    failed=self._on_load_failed,
+                    progress=self._model.set_progress,
+                    lane="load",
+                )
+            )
+            return
+        self._load(name)
+
+    def _load(self, name: str) -> None:
+        self._model.set_details(f"Loading {Path(name).name}...")
+        self._work.engine.request(
+            Request(
+                "load",
+                {"name": name},
+                done=self._on_loaded,
+                failed=self._on_load_failed,
+                progress=self._model.set_progress,
+                lane="load",
+            )
+        )
+
+    def _may_fetch(self, row: ModelRow) -> bool:
+        answer = QMessageBox.question(
+            self._model,
+            "Fetch a model",
+            f"{row.text}\n\nIts weights are not on this computer. Download them now?",
+            QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
+    def _on_models(self, message: Message) -> None:
+        self._models = tuple(
+            ModelRow(entry["name"], f"{entry['name']}: {entry['about']}", entry["state"])
+            for entry in message.body["models"]
+        )
+        self._show_models()
+
+    def _show_models(self) -> None:
+        rows = list(self._models)
+        current = self._work.state.model.get("name", self._wanted)
+        if current and all(row.name != current for row in rows):
+            rows.append(ModelRow(current, Path(current).name, "file"))
+        self._model.set_models(rows, current)
+
+    def _on_loaded(self, message: Message) -> None:
+        self._model.set_progress(None, "")
+        model = dict(message.body)
+        if model["name"] != self._wanted:
+            return
+        work = self._work
+        before = work.state.model.get("name")
+        if before and before != model["name"]:
+            self._previous.append(before)
+        work.state.model = model
+        if not work.session.file.is_read_only:
+            work.session.file.set_model(model["name"], model["fingerprint"])
+        self._show_models()
+        self._model.set_details(_model_text(model))
+        self._sent_key = ""
+        if model["channels"]:
+            self._fit_selection_to(model["channels"])
+        self.encode()
+
+    def _on_load_failed(self, text: str) -> None:
+        self._model.set_progress(None, "")
+        self._work.fail(text)
+        model = self._work.state.model
+        self._model.set_details(_model_text(model) if model else "No model is loaded.")
+        self._wanted = model.get("name", "")
+        self._show_models()
+
+    def _on_browse(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self._model, "Open a model", "", "Models (*.safetensors *.pth)")
+        if name:
+            self.choose_model(name)
+
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether another model was in use before."""
+        return bool(self._previous)
+
+    def roll_back(self) -> None:
+        """Go back to the model that was in use before."""
+        if self._previous:
+            name = self._previous.pop()
+            self._work.state.model = {}
+            self.choose_model(name)
+
+    def _on_engine_lost(self) -> None:
+        work = self._work
+        work.fail("The engine stopped and was started again; nothing accepted was lost.")
+        work.state.is_encoded = False
+        self._sent_key = ""
+        work.engine.restart()
+        if self._wanted:
+            self._load(self._wanted)
+
+    # -- selection -----------------------------------------------------------------------------------------------------
+
+    def _on_scene(self) -> None:
+        state = self._work.state
+        assert state.scene is not None
+        self._key = f"stack {next(_keys)}"
+        names = [row.name for row in state.rows]
+        stored = self._work.session.record.selection
+        self._channels.set_rows(state.rows)
+        self._presets = [(name, chosen) for name, chosen in wavelength_presets(state.scene.stack)]
+        self._suggestions = ()
+        self._channels.set_reason("")
+        if stored is not None and all(name in names for name in stored):
+            self._select(tuple(names.index(name) for name in stored), store=False)
+            self._show_presets()
+        elif self._work.session.plane and state.selection and max(state.selection) < len(names):
+            self._select(state.selection, store=False)
+        else:
+            state.selection = ()
+            self.suggest()
+
+    def suggest(self) -> None:
+        """Propose a selection, and take it."""
+        work = self._work
+        if work.state.scene is None:
+            work.fail("Expected a stack, got none: open an image, or take the sample in Stack.")
+            return
+        stack = work.state.plane_of(work.session.plane)
+        work.say("Comparing channels", "busy")
+        work.tasks.run(lambda: tuple(suggest_selections(stack)), self._on_suggested, work.fail, lane="suggest")
+
+    def _on_suggested(self, suggestions: tuple[Suggestion, ...]) -> None:
+        state = self._work.state
+        self._work.say("", "info")
+        if not suggestions or not state.rows:
+            self._select(tuple(range(min(3, len(state.rows)))))
+            return
+        self._suggestions = suggestions
+        names = [row.name for row in state.rows]
+        known = {chosen for _, chosen in self._presets}
+        for position, suggestion in enumerate(suggestions):
+            chosen = tuple(names.index(name) for name in suggestion.names)
+            if chosen not in known:
+                self._presets.insert(position, (f"Suggested: {_listed(suggestion.names)}", chosen))
+                known.add(chosen)
+        best = suggestions[0]
+        model = self._work.state.model
+        if model.get("channels"):
+            self._fit_selection_to(model["channels"])
+        else:
+            self._select(tuple(names.index(name) for name in best.names), store=False)
+        self._channels.set_reason(best.reason)
+        self._show_presets()
+
+    def take_preset(self, position: int) -> None:
+        """Take the selection of a preset, counted from 0."""
+        if 0 <= position < len(self._presets):
+            self._select(self._presets[position][1])
+            reasons = {suggestion.names: suggestion.reason for suggestion in self._suggestions}
+            self._channels.set_reason(reasons.get(self._work.state.names, ""))
+
+    def _show_presets(self) -> None:
+        chosen = [entry[1] for entry in self._presets]
+        selection = self._work.state.selection
+        texts = [
+            f"{name}" if name.startswith("Suggested") or position > 8 else f"{name} (Alt+{position + 1})"
+            for position, (name, _) in enumerate(self._presets)
+        ]
+        self._channels.set_presets(texts, chosen.index(selection) if selection in chosen else -1)
+
+    def _on_preset_saved(self) -> None:
+        state = self._work.state
+        if state.selection:
+            self._presets.append((_listed(state.names), state.selection))
+            self._show_presets()
+
+    def _on_selection(self, selection: tuple[int, ...]) -> None:
+        if not selection:
+            self._work.state.selection = ()
+            self._work.state.is_encoded = False
+            self._work.fail("Expected at least 1 selected channel, got 0: tick one in Channels.")
+            return
+        self._work.say("", "info")
+        self._channels.set_reason("")
+        self._select(selection)
+
+    def _fit_selection_to(self, channels: Sequence[str]) -> None:
+        """A student takes its own channels only: untick the others."""
+        names = [row.name for row in self._work.state.rows]
+        missing = [name for name in channels if name not in names]
+        if not names:
+            return
+        if missing:
+            self._work.fail(
+                f"Expected the model's channels ({_listed(channels)}), got {_listed(names)}: "
+                "choose another model, or rename the channels."
+            )
+            return
+        kept = tuple(index for index in self._work.state.selection if names[index] in channels)
+        chosen = kept or tuple(names.index(name) for name in channels)
+        self._work.state.selection = chosen
+        self._channels.set_selection(chosen)
+
+    def _select(self, selection: tuple[int, ...], store: bool = True) -> None:
+        work = self._work
+        work.state.selection = selection
+        self._channels.set_selection(selection)
+        self._show_presets()
+        if store and not work.session.file.is_read_only:
+            work.session.file.set_selection(work.session.place[0], work.state.names)
+        self.encode()
+
+    def _on_recipe(self, index: int, kind: str) -> None:
+        work = self._work
+        stack = work.state.plane_of(work.session.plane)
+        name = work.state.rows[index].name
+
+        def fit() -> ChannelRecipe:
+            return fit_recipes(ChannelStack(stack.read(channels=[index], step=_step_of(stack)), (stack.channels[index],)), {name: kind})[0]
+
+        def done(recipe: ChannelRecipe) -> None:
+            state = work.state
+            state.recipes = (*state.recipes[:index], recipe, *state.recipes[index + 1 :])
+            state.rows = (*state.rows[:index], replace(state.rows[index], recipe=recipe.kind), *state.rows[index + 1 :])
+            self._channels.set_rows(state.rows)
+            self._channels.set_selection(state.selection)
+            if not work.session.file.is_read_only:
+                work.session.file.set_recipes(work.session.place[0], state.recipes)
+            if index in state.selection:
+                self.encode()
+
+        work.tasks.run(fit, done, work.fail)
+
+    # -- encoding ------------------------------------------------------------------------------------------------------
+
+    def encode(self) -> None:
+        """Have the engine encode stack and selection; the newest wish wins."""
+        work, state = self._work, self._work.state
+        if state.scene is None or not state.selection or not state.model:
+            return
+        state.is_encoded = False
+        key, scene, plane = self._key, state.scene, work.session.plane
+        body: dict[str, Any] = {
+            "key": key,
+            "channels": list(state.selection),
+            "recipes": [recipe.to_json() for recipe in state.recipes],
+        }
+        if self._sent_key == key:
+            self._ask(body, {})
+            return
+
+        def send(described: tuple[dict[str, Any], dict[str, NDArray[Any]]]) -> None:
+            if key == self._key:
+                # The selection may have moved on while the pixels were read.
+                body["channels"] = list(work.state.selection)
+                body["recipes"] = [recipe.to_json() for recipe in work.state.recipes]
+                self._ask({**body, "stack": described[0]}, described[1])
+
+        work.tasks.run(lambda: describe_stack(scene, plane), send, work.fail, lane="describe")
+
+    def _ask(self, body: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        self._work.engine.request(
+            Request(
+                "prepare",
+                body,
+                arrays,
+                done=lambda message: self._on_encoded(message, body),
+                failed=self._on_encoding_failed,
+                progress=self._model.set_progress,
+                lane="prepare",
+            )
+        )
+
+    def _on_encoded(self, message: Message, body: dict[str, Any]) -> None:
+        work, state = self._work, self._work.state
+        self._model.set_progress(None, "")
+        self._sent_key = body["key"]
+        if body["key"] != self._key or tuple(body["channels"]) != state.selection:
+            return
+        state.is_encoded = True
+        state.matrix = message.arrays.get("matrix0")
+        seconds = message.body["seconds"]
+        self._model.set_details(f"{_model_text(state.model)}\nEncoded in {seconds:.2f} s: {message.body['views'][0]}")
+        work.say("", "info")
+        self._show_composite()
+        state.encoded.emit()
+
+    def _on_encoding_failed(self, text: str) -> None:
+        self._model.set_progress(None, "")
+        self._sent_key = ""
+        self._work.fail(text)
+
+    def _on_composite_toggled(self, shown: bool) -> None:
+        self._shows_composite = shown
+        self._show_composite()
+
+    def _show_composite(self) -> None:
+        work, state = self._work, self._work.state
+        if not self._shows_composite or state.scene is None or not state.is_encoded:
+            work.canvas.show_composite(None)
+            return
+        stack = state.plane_of(work.session.plane)
+        selection, recipes, matrix = state.selection, state.recipes, state.matrix
+        work.tasks.run(
+            lambda: composite_of(stack, selection, recipes, matrix),
+            work.canvas.show_composite,
+            work.fail,
+            lane="composite",
+        )
+
+
+def composite_of(
+    stack: ChannelStack,
+    selection: Sequence[int],
+    recipes: Sequence[ChannelRecipe],
+    matrix: NDArray[Any] | None,
+) -> NDArray[np.uint8]:
+    """What the encoder is given, (h, w, 3) uint8, at about its own resolution; a student's channels in three groups."""
+    block = stack.read(channels=list(selection), step=_step_of(stack))
+    planes = apply_recipes(block, stack.valid_of(block, list(selection)), [recipes[index] for index in selection])
+    if matrix is None:
+        groups = np.array_split(np.arange(len(selection)), 3) if len(selection) >= 3 else [[0], [len(selection) - 1], [0]]
+        matrix = np.zeros((3, len(selection)), np.float32)
+        for row, group in enumerate(groups):
+            matrix[row, group] = 1 / len(group)
+    shown = np.tensordot(matrix, planes, axes=1).transpose(1, 2, 0)
+    return np.ascontiguousarray(np.clip(255 * shown + 0.5, 0, 255).astype(np.uint8))
+
+
+def _step_of(stack: ChannelStack) -> int:
+    return max(1, int(np.ceil(max(stack.size) / (2 * _SHOWN_SIDE))))
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _model_text(model: dict[str, Any]) -> str:
+    if not model:
+        return ""
+    size = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
+    kind = f"student of {_listed(model['channels'])}, " if model["channels"] else ""
+    return f"{kind}{size}frame of {model['image_size']} px, on {model['device']}"
+
+

@@ -1,0 +1,128 @@
+"""Joins the Learning panel with training in a child process, the session's runs and the model in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from e2sam.data.session import Change
+from e2sam.errors import E2SamError
+from napari_e2sam._encoding_control import EncodingControl
+from napari_e2sam._jobs import Training
+from napari_e2sam._state import Workplace
+from napari_e2sam.widgets.learning import LearningPanel
+
+__all__ = ["LearningControl"]
+
+
+class LearningControl:
+    """Starts one training at a time, shows it, and puts its model in use when the user says so."""
+
+    def __init__(self, panel: LearningPanel, work: Workplace, encoding: EncodingControl) -> None:
+        self._panel = panel
+        self._work = work
+        self._encoding = encoding
+        self._training = Training()
+        self._run = 0
+        self._out = ""
+        panel.finetune_asked.connect(lambda settings: self._begin("finetune", settings))
+        panel.inherit_asked.connect(lambda settings: self._begin("inherit", settings))
+        panel.cancel_asked.connect(self._training.cancel)
+        panel.use_asked.connect(self._on_use)
+        panel.roll_back_asked.connect(self._on_roll_back)
+        self._training.stepped.connect(self._on_step)
+        self._training.finished.connect(self._on_finished)
+        self._training.failed.connect(self._on_failed)
+        work.session.changed.connect(self._on_change)
+        self._count()
+
+    def close(self) -> None:
+        """End a run that is under way."""
+        if self._training.is_running:
+            self._record("cancelled")
+        self._training.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a training is under way."""
+        return self._training.is_running
+
+    def _begin(self, kind: str, settings: dict[str, Any]) -> None:
+        work = self._work
+        if not work.state.model or not work.session.has_stack:
+            work.fail("Expected a stack and a model, got none: open an image first.")
+            return
+        file = work.session.file
+        folder = work.session.path.with_suffix(".models")
+        try:
+            run = file.begin_training(kind, settings, work.state.model["fingerprint"])
+        except E2SamError as error:
+            work.fail(str(error))
+            return
+        self._run = run.id
+        self._panel.set_running(True)
+        self._panel.set_message("Preparing: encoding the images once" if kind == "finetune" else "Preparing")
+        self._training.start(
+            {
+                "kind": kind,
+                "session": str(work.session.path),
+                "stack_id": work.session.place[0],
+                "model": work.state.model["name"],
+                "out": str(folder / f"{kind}-{run.id}.safetensors"),
+                "settings": settings,
+            }
+        )
+
+    def _record(self, status: str, **values: Any) -> None:
+        try:
+            self._work.session.file.update_training(self._run, status, **values)
+        except E2SamError as error:
+            self._work.fail(str(error))
+
+    def _on_step(self, step: dict[str, Any]) -> None:
+        self._panel.show_step(step["step"], step["total"], step["loss"], step["metrics"])
+        if step["message"]:
+            self._panel.set_message(step["message"])
+
+    def _on_finished(self, result: dict[str, Any]) -> None:
+        self._panel.set_running(False)
+        self._out = result["out"]
+        before, after = result.get("before"), result.get("after")
+        is_better = bool(result.get("accepted", True))
+        self._record(
+            "done" if is_better else "rejected",
+            metrics={"before": before, "after": after},
+            checkpoint=Path(self._out),
+        )
+        figures = "" if before is None or after is None else f"Held out: {_figure(before)} before, {_figure(after)} after. "
+        advice = "Better than before." if is_better else "Not better than before: keep the old model."
+        self._panel.set_message("")
+        self._panel.set_result(figures + advice)
+
+    def _on_failed(self, text: str) -> None:
+        self._panel.set_running(False)
+        self._panel.set_message(text)
+        self._record("cancelled" if "cancelled" in text else "failed")
+
+    def _on_use(self) -> None:
+        self._encoding.choose_model(self._out)
+        self._panel.set_result(None)
+        self._panel.set_can_roll_back(True)
+
+    def _on_roll_back(self) -> None:
+        self._encoding.roll_back()
+        self._panel.set_can_roll_back(self._encoding.can_roll_back)
+
+    def _on_change(self, change: Change) -> None:
+        if change.objects or change.kind == "refresh":
+            self._count()
+
+    def _count(self) -> None:
+        objects = self._work.session.file.objects()
+        self._panel.set_corrections(sum(record.is_reviewed for record in objects))
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, dict):
+        value = next(iter(value.values()), 0.0)
+    return f"IoU {float(value):.3f}"

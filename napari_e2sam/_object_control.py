@@ -1,0 +1,318 @@
+"""Joins the Objects panel, the objects layer and the session: accept, undo, edit, delete, merge, review."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtWidgets import QInputDialog
+
+from e2sam.data.masks import Box, MaskCrop
+from e2sam.data.session import Change, NewObject, ObjectRecord
+from e2sam.errors import E2SamError
+from napari_e2sam._jobs import Request
+from napari_e2sam._rows import ObjectRow
+from napari_e2sam._state import Workplace
+from napari_e2sam._wire import Message
+from napari_e2sam.widgets.objects import ObjectsPanel
+
+__all__ = ["ObjectControl"]
+
+
+class ObjectControl:
+    """Shows the objects of the session and does with them what the user asks; every action is undoable."""
+
+    def __init__(self, panel: ObjectsPanel, work: Workplace, exchange: Callable[[str], None]) -> None:
+        self._panel = panel
+        self._work = work
+        self._everything: tuple[int, tuple[int, ...]] | None = None
+        self._actions: dict[str, Callable[[], None]] = {
+            "edit": self.edit,
+            "delete": self.delete,
+            "merge": self.merge,
+            "split": self.split,
+            "next": self.next_unreviewed,
+            "everything": self.everything,
+            "undo": self.undo,
+            "redo": self.redo,
+            "import": lambda: exchange("import"),
+            "export": lambda: exchange("export"),
+        }
+        panel.action_asked.connect(lambda name: self._try(self._actions[name]))
+        panel.chosen.connect(self._on_chosen)
+        panel.class_chosen.connect(self.choose_class)
+        panel.class_add_asked.connect(self._on_class_add_asked)
+        panel.reviewed_changed.connect(self._on_reviewed_changed)
+        panel.overlap_chosen.connect(self._on_overlap_chosen)
+        work.session.changed.connect(self._on_change)
+        work.canvas.painted.connect(self._on_painted)
+        panel.set_overlap(work.session.file.overlap)
+        self._show_classes()
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+            return
+        except E2SamError as error:
+            self._work.fail(str(error))
+
+    # -- actions -------------------------------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        """Keep the mask under way as an object."""
+        session = self._work.session
+
+        def accept() -> None:
+            session.file.accept_draft(*session.place, session.class_id)
+            self._work.say("", "info")
+
+        self._try(accept)
+
+    def undo(self) -> None:
+        """Take the last step back."""
+        if self._work.session.file.next_undo() is not None:
+            self._try(self._work.session.file.undo)
+
+    def redo(self) -> None:
+        """Do the last undone step again."""
+        if self._work.session.file.next_redo() is not None:
+            self._try(self._work.session.file.redo)
+
+    def edit(self) -> None:
+        """Take the chosen object back into prompts."""
+        chosen = self._panel.chosen_ids
+        if len(chosen) == 1:
+            self._try(lambda: self._work.session.file.reedit(chosen[0]))
+            self._work.canvas.take_tool("points")
+
+    def delete(self) -> None:
+        """Delete the chosen objects."""
+        if chosen := self._panel.chosen_ids:
+            self._try(lambda: self._work.session.file.delete(chosen))
+
+    def merge(self) -> None:
+        """Join the chosen objects."""
+        if chosen := self._panel.chosen_ids:
+            self._try(lambda: self._work.session.file.merge(chosen))
+
+    def split(self) -> None:
+        """Split the chosen objects into their separate parts."""
+        for number in self._panel.chosen_ids:
+            self._try(lambda number=number: self._work.session.file.split(number))
+
+    def review(self) -> None:
+        """Mark the chosen objects as reviewed, and go on to the next."""
+        if chosen := self._panel.chosen_ids:
+            self._on_reviewed_changed(chosen, True)
+            self.next_unreviewed()
+
+    def next_unreviewed(self) -> None:
+        """Choose the next object that nobody has looked at, and bring it into view."""
+        chosen = self._panel.chosen_ids
+        here = {record.id for record in self._work.session.objects}
+        after = chosen[-1] if chosen else 0
+        record = self._work.session.file.next_unreviewed(after)
+        if record is None or record.id not in here:
+            waiting = [one for one in self._work.session.objects if not one.is_reviewed]
+            record = waiting[0] if waiting else None
+        if record is None:
+            self._work.say("Every object of this image is reviewed.", "info")
+            return
+        self._panel.choose([record.id])
+        self._work.canvas.look_at(record.box)
+
+    def choose_class(self, name: str) -> None:
+        """Make a class the current one; chosen objects take it."""
+        session = self._work.session
+        record = next((one for one in session.file.classes() if one.name == name), None)
+        if record is None:
+            return
+        session.class_id = record.id
+        if chosen := self._panel.chosen_ids:
+            self._try(lambda: session.file.set_class(chosen, record.id))
+        self._show_classes()
+
+    def choose_class_at(self, position: int) -> None:
+        """Make the class at a position the current one."""
+        classes = self._work.session.file.classes()
+        if position < len(classes):
+            self.choose_class(classes[position].name)
+
+    def _on_class_add_asked(self) -> None:
+        name, is_given = QInputDialog.getText(self._panel, "New class", "Name of the class:")
+        if is_given and name.strip():
+            self.add_class(name.strip())
+
+    def add_class(self, name: str) -> None:
+        """Add a class and make it the current one."""
+
+        def add() -> None:
+            self._work.session.class_id = self._work.session.file.add_class(name).id
+            self._show_classes()
+
+        self._try(add)
+
+    def _on_reviewed_changed(self, numbers: list[int], is_reviewed: bool) -> None:
+        self._try(lambda: self._work.session.file.set_reviewed(numbers, is_reviewed))
+
+    def _on_overlap_chosen(self, policy: str) -> None:
+        self._try(lambda: self._work.session.file.set_overlap(policy))
+        self._draw_all()
+
+    # -- segment everything --------------------------------------------------------------------------------------------
+
+    def everything(self) -> None:
+        """Segment every object of the image; asked again while it runs, stop."""
+        work = self._work
+        if self._everything is not None:
+            work.engine.cancel("everything")
+            return
+        if not work.state.is_encoded:
+            work.fail("Expected an encoded stack, got none: wait for the encoding, or choose a layer in Stack.")
+            return
+        self._everything = work.session.place
+        self._panel.actions_by_name["everything"].setText("Stop")
+        work.engine.request(
+            Request(
+                "everything",
+                done=self._on_everything,
+                failed=self._on_everything_failed,
+                progress=lambda share, text: work.say(f"{text}: {100 * share:.0f} %", "busy"),
+                lane="everything",
+            )
+        )
+
+    def _end_everything(self) -> tuple[int, tuple[int, ...]] | None:
+        place, self._everything = self._everything, None
+        self._panel.actions_by_name["everything"].setText("Segment all")
+        return place
+
+    def _on_everything_failed(self, text: str) -> None:
+        self._end_everything()
+        self._work.fail(text)
+
+    def _on_everything(self, message: Message) -> None:
+        place = self._end_everything()
+        labels = message.arrays["labels"]
+        taken = self._objects_mask(place)
+        class_id = self._work.session.class_id
+        work = self._work
+
+        def add(found: list[NewObject]) -> None:
+            if place is not None and found:
+                self._try(lambda: work.session.file.accept_many(*place, found))
+            work.say(f"{len(found)} objects found; they wait for your review.", "info")
+
+        work.tasks.run(lambda: objects_of(labels, taken, class_id), add, work.fail)
+
+    def _objects_mask(self, place: tuple[int, tuple[int, ...]] | None) -> NDArray[np.bool_] | None:
+        layer = self._work.canvas.objects_layer
+        if layer is None or place != self._work.session.place:
+            return None
+        mask: NDArray[np.bool_] = np.asarray(layer.data) > 0
+        return mask
+
+    # -- painting ------------------------------------------------------------------------------------------------------
+
+    def _on_painted(self, box: Box) -> None:
+        session, layer = self._work.session, self._work.canvas.objects_layer
+        if layer is None or not session.has_stack:
+            return
+        x0, y0, x1, y1 = box
+        after = np.asarray(layer.data[y0:y1, x0:x1]).astype(np.int32)
+        before = session.file.labels_in(*session.place, box)
+        try:
+            session.file.paint(*session.place, box, before, after, session.class_id)
+        except E2SamError as error:
+            self._work.canvas.draw_labels(box, before)
+            self._work.fail(str(error))
+
+    # -- drawing -------------------------------------------------------------------------------------------------------
+
+    def _on_change(self, change: Change) -> None:
+        session = self._work.session
+        if not session.has_stack:
+            return
+        if change.kind == "refresh":
+            self._draw_all()
+        for region in change.regions:
+            if (region.stack_id, region.plane) == session.place:
+                self._work.canvas.draw_labels(region.box, session.file.labels_in(*session.place, region.box))
+        if change.has_classes or change.kind == "refresh":
+            self._show_classes()
+        if change.objects or change.has_classes or change.kind == "refresh":
+            self._show_rows()
+        self._show_history()
+
+    def _draw_all(self) -> None:
+        session = self._work.session
+        if not session.has_stack or self._work.canvas.objects_layer is None:
+            return
+        self._work.canvas.clear_labels()
+        for record in session.objects:
+            self._work.canvas.draw_labels(record.box, session.file.labels_in(*session.place, record.box))
+
+    def redraw(self) -> None:
+        """Draw everything again, as after another stack was opened."""
+        self._draw_all()
+        self._show_rows()
+        self._show_history()
+
+    def _show_rows(self) -> None:
+        session = self._work.session
+        classes = {record.id: record.name for record in session.file.classes()}
+        records = session.objects
+        rows = [_row_of(record, classes) for record in records]
+        colours = {record.id: self._work.canvas.colour_of(record.id) for record in records}
+        self._panel.set_rows(rows, colours)
+
+    def _show_classes(self) -> None:
+        session = self._work.session
+        classes = session.file.classes()
+        if all(record.id != session.class_id for record in classes):
+            session.class_id = classes[0].id
+        current = next(record.name for record in classes if record.id == session.class_id)
+        self._panel.set_classes([record.name for record in classes], current)
+
+    def _show_history(self) -> None:
+        file = self._work.session.file
+        undo, redo = file.next_undo(), file.next_redo()
+        self._panel.set_history(
+            undo is not None, redo is not None, undo.label if undo else "", redo.label if redo else ""
+        )
+
+    def _on_chosen(self, numbers: list[int]) -> None:
+        layer = self._work.canvas.objects_layer
+        if layer is not None and len(numbers) == 1:
+            layer.selected_label = numbers[0]
+
+
+def objects_of(
+    labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class_id: int
+) -> list[NewObject]:
+    """Instances of a label image (H, W) as objects to review; those that mostly lie on `taken` are left out."""
+    from scipy import ndimage
+
+    found = []
+    for number, where in enumerate(ndimage.find_objects(labels), start=1):
+        if where is None:
+            continue
+        mask = labels[where] == number
+        if taken is not None and np.count_nonzero(mask & taken[where]) > 0.5 * np.count_nonzero(mask):
+            continue
+        crop = MaskCrop.of(mask, where[1].start, where[0].start)
+        found.append(NewObject(crop, class_id, None, origin="automatic", is_reviewed=False))
+    return found
+
+
+def _row_of(record: ObjectRecord, classes: dict[int, str]) -> ObjectRow:
+    return ObjectRow(
+        record.id,
+        classes.get(record.class_id, str(record.class_id)),
+        record.score,
+        record.area,
+        record.is_reviewed,
+        record.conditions.channels,
+    )

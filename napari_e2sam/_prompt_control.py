@@ -1,0 +1,349 @@
+"""Joins the Prompts panel, the canvas, the session's draft and the engine: from clicks to a mask, at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2sam.data.masks import Box, MaskCrop
+from e2sam.data.prompts import Prompts
+from e2sam.data.session import Candidate, Change, Conditions, Draft
+from e2sam.errors import E2SamError
+from napari_e2sam._jobs import Request
+from napari_e2sam._rows import CandidateRow, ShareRow
+from napari_e2sam._state import Workplace
+from napari_e2sam._wire import Message
+from napari_e2sam.widgets.prompts import PromptsPanel
+
+__all__ = ["PromptControl"]
+
+_SCRIBBLE_POINTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """Which draft the logits in memory belong to."""
+
+    points: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+class PromptControl:
+    """Predicts from the draft's prompts whenever they change; the newest request wins."""
+
+    def __init__(self, panel: PromptsPanel, work: Workplace) -> None:
+        self._panel = panel
+        self._work = work
+        self._answered: _Answered | None = None
+        self._hovers = False
+        self._refines = False
+        self._is_preview = False
+        self._predicts_after_encoding = False
+        panel.tool_chosen.connect(self.take_tool)
+        panel.candidate_chosen.connect(self.choose_candidate)
+        panel.clear_asked.connect(self.clear)
+        panel.hover_toggled.connect(self.set_hover)
+        panel.window_toggled.connect(self._on_window_toggled)
+        panel.leave_one_out_asked.connect(self.leave_one_out)
+        canvas = work.canvas
+        canvas.points_changed.connect(self._on_points)
+        canvas.box_drawn.connect(self._on_box)
+        canvas.line_drawn.connect(self._on_line)
+        canvas.tool_changed.connect(panel.set_tool)
+        work.session.changed.connect(self._on_change)
+        work.state.encoded.connect(self._on_encoded)
+        work.state.scene_changed.connect(self._on_scene)
+
+    # -- tools ---------------------------------------------------------------------------------------------------------
+
+    def take_tool(self, name: str) -> None:
+        """Arm a tool."""
+        self._work.canvas.take_tool(name)
+        self._panel.set_hint(
+            {
+                "points": "Left click: inside.  Right click or Shift: outside.  Drag moves the view.",
+                "box": "Drag a box around the object.",
+                "scribble": "Click along the object, double-click to end.",
+                "move": "Select points, drag them, or press Delete.",
+            }[name]
+        )
+
+    def set_hover(self, on: bool) -> None:
+        """Switch the preview under the pointer."""
+        self._hovers = on
+        self._panel.set_hover(on)
+        if on:
+            self._work.canvas.pointed_at.connect(self._on_pointed)
+        else:
+            self._work.canvas.pointed_at.disconnect(self._on_pointed)
+            self._end_preview()
+
+    def toggle_hover(self) -> None:
+        """Switch the preview under the pointer on or off."""
+        self.set_hover(not self._hovers)
+
+    def toggle_next_click(self) -> None:
+        """Show or hide where the next click tells most."""
+        self._panel.next_click.toggle()
+
+    def _on_window_toggled(self, on: bool) -> None:
+        self._refines = on
+        self.predict()
+
+    # -- prompts -------------------------------------------------------------------------------------------------------
+
+    def _on_points(self, points: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
+        self._is_preview = False
+        self._work.engine.forget("hover")
+        before = self._work.session.draft.prompts
+        self._store(replace(before, points=points, labels=labels, mask=self._mask_for(points)))
+
+    def _on_box(self, box: tuple[float, float, float, float]) -> None:
+        before = self._work.session.draft.prompts
+        self._store(replace(before, box=np.asarray(box, np.float32), mask=None))
+        self._work.canvas.take_tool("points")
+
+    def _on_line(self, line: NDArray[np.float32]) -> None:
+        """A scribble becomes points spread evenly along it."""
+        steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
+        length = np.concatenate(([0.0], np.cumsum(steps)))
+        at = np.linspace(0, length[-1], _SCRIBBLE_POINTS)
+        points = np.stack([np.interp(at, length, line[:, axis]) for axis in (0, 1)], axis=1).astype(np.float32)
+        width_height = self._work.session.record.size[::-1]
+        points = np.clip(points, 0, width_height).astype(np.float32)
+        before = self._work.session.draft.prompts
+        self._store(
+            replace(
+                before,
+                points=np.concatenate((before.points, points)),
+                labels=np.concatenate((before.labels, np.ones(len(points), np.int32))),
+                mask=None,
+            )
+        )
+
+    def _mask_for(self, points: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Logits of the shown candidate, where one more point improves on it."""
+        answered, draft = self._answered, self._work.session.draft
+        if answered is None or not draft.candidates or len(points) != len(answered.points) + 1:
+            return None
+        if len(answered.points) and not np.allclose(points[:-1], answered.points, atol=1e-3):
+            return None
+        return answered.logits[min(draft.chosen, len(answered.logits) - 1)]
+
+    def _store(self, prompts: Prompts) -> None:
+        try:
+            self._work.session.set_prompts(prompts)
+        except E2SamError as error:
+            self._work.fail(str(error))
+            self._show()
+            return
+        self.predict()
+
+    def clear(self) -> None:
+        """Take away the object under way."""
+        if self._work.session.has_stack and not self._work.session.draft.is_empty:
+            self._try(lambda: self._work.session.file.clear_draft(*self._work.session.place))
+
+    def _try(self, action: Any) -> None:
+        try:
+            action()
+        except E2SamError as error:
+            self._work.fail(str(error))
+
+    # -- prediction ----------------------------------------------------------------------------------------------------
+
+    def predict(self) -> None:
+        """Ask for masks of the current prompts."""
+        work = self._work
+        draft = work.session.draft
+        if draft.prompts.is_empty:
+            work.engine.forget("predict")
+            return
+        if not work.state.is_encoded:
+            self._predicts_after_encoding = True
+            work.say("The mask comes when the image is encoded", "busy")
+            return
+        place, prompts = work.session.place, draft.prompts
+        conditions = Conditions(
+            work.state.names,
+            tuple(work.state.recipes[index] for index in work.state.selection),
+            work.state.model.get("fingerprint", ""),
+        )
+        body, arrays = self._request_of(prompts)
+        if self._refines and draft.candidates and draft.candidates[draft.chosen].mask is not None:
+            body["around"] = list(draft.candidates[draft.chosen].mask.box)
+            arrays = {}
+        work.engine.request(
+            Request(
+                "predict",
+                body,
+                arrays,
+                done=lambda message: self._on_predicted(message, place, prompts, conditions),
+                failed=work.fail,
+                lane="predict",
+            )
+        )
+
+    def _request_of(self, prompts: Prompts) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        body: dict[str, Any] = {
+            "points": prompts.points.tolist(),
+            "labels": prompts.labels.tolist(),
+            "box": None if prompts.box is None else prompts.box.tolist(),
+            # One click is ambiguous: three candidates. More prompts say which object is meant.
+            "multimask": len(prompts.points) <= 1 and prompts.box is None,
+        }
+        return body, {} if prompts.mask is None else {"mask_input": prompts.mask}
+
+    def _on_predicted(
+        self, message: Message, place: tuple[int, tuple[int, ...]], prompts: Prompts, conditions: Conditions
+    ) -> None:
+        session = self._work.session
+        if session.place != place or not _same(session.draft.prompts, prompts):
+            return
+        candidates = candidates_of(message)
+        best = int(np.argmax([candidate.score for candidate in candidates]))
+        self._answered = _Answered(prompts.points, message.arrays["logits"])
+        self._work.say("", "info")
+        self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions))
+
+    def choose_candidate(self, position: int) -> None:
+        """Show another candidate, counted from 0."""
+        session = self._work.session
+        if session.has_stack and position < len(session.draft.candidates):
+            self._try(lambda: session.file.choose_candidate(*session.place, position))
+
+    def _on_encoded(self) -> None:
+        if self._predicts_after_encoding or not self._work.session.draft.prompts.is_empty:
+            self._predicts_after_encoding = False
+            # Logits of another selection say nothing to this one.
+            self._answered = None
+            self.predict()
+
+    # -- preview under the pointer -------------------------------------------------------------------------------------
+
+    def _on_pointed(self, at: tuple[float, float] | None) -> None:
+        work = self._work
+        if not self._hovers or not work.state.is_encoded or not work.session.draft.prompts.is_empty:
+            return
+        if at is None:
+            self._end_preview()
+            return
+        work.engine.request(
+            Request(
+                "predict",
+                {"points": [list(at)], "labels": [1], "box": None, "multimask": True},
+                done=self._on_preview,
+                lane="hover",
+            )
+        )
+
+    def _on_preview(self, message: Message) -> None:
+        if self._hovers and self._work.session.draft.is_empty:
+            self._is_preview = True
+            candidates = candidates_of(message)
+            best = max(candidates, key=lambda candidate: candidate.score)
+            self._work.canvas.show_mask(best.mask)
+
+    def _end_preview(self) -> None:
+        self._work.engine.forget("hover")
+        if self._is_preview:
+            self._is_preview = False
+            self._show()
+
+    # -- what each channel has to do with it ---------------------------------------------------------------------------
+
+    def _ask_shares(self, draft: Draft) -> None:
+        names = self._work.state.names
+        if len(names) < 2 or not self._work.state.is_encoded:
+            self._panel.set_shares((), "")
+            return
+        self._work.engine.request(
+            Request(
+                "shares",
+                {"candidate": draft.chosen},
+                done=lambda message: self._panel.set_shares(
+                    [ShareRow(name, share) for name, share in message.body["shares"].items()], "Share in the mask"
+                ),
+                lane="shares",
+            )
+        )
+
+    def leave_one_out(self) -> None:
+        """Predict again without each channel."""
+        draft = self._work.session.draft
+        if draft.prompts.is_empty or not self._work.state.is_encoded:
+            return
+        body, _ = self._request_of(draft.prompts)
+        self._work.say("Leaving out one channel at a time", "busy")
+
+        def done(message: Message) -> None:
+            self._work.say("", "info")
+            rows = [ShareRow(name, 1.0 - value) for name, value in message.body["agreement"].items()]
+            self._panel.set_shares(rows, "Change of the mask without")
+
+        self._work.engine.request(
+            Request("leave_one_out", body, done=done, failed=self._work.fail, lane="leave_one_out")
+        )
+
+    # -- drawing -------------------------------------------------------------------------------------------------------
+
+    def _on_scene(self) -> None:
+        self._answered = None
+        self._show()
+        self.take_tool("points")
+
+    def _on_change(self, change: Change) -> None:
+        session = self._work.session
+        if not session.has_stack:
+            return
+        if change.kind == "refresh" or (session.stack_id, session.plane) in change.drafts:
+            if change.kind in ("undo", "redo", "refresh"):
+                self._answered = None
+            self._show()
+
+    def _show(self) -> None:
+        draft = self._work.session.draft
+        canvas = self._work.canvas
+        canvas.show_prompts(draft.prompts)
+        candidate = draft.candidates[draft.chosen] if draft.candidates else None
+        canvas.show_mask(None if candidate is None else candidate.mask)
+        self._panel.set_candidates(
+            [
+                CandidateRow(one.score, 0 if one.mask is None else one.mask.area)
+                for one in draft.candidates
+            ],
+            draft.chosen,
+        )
+        self._panel.set_can_clear(not draft.is_empty)
+        if candidate is None:
+            self._panel.set_shares((), "")
+        elif self._answered is not None:
+            self._ask_shares(draft)
+
+
+def candidates_of(message: Message) -> tuple[Candidate, ...]:
+    """The engine's masks as candidates of a draft."""
+    found = []
+    for index, (score, box) in enumerate(zip(message.body["scores"], message.body["boxes"], strict=True)):
+        mask = message.arrays[f"mask{index}"]
+        found.append(Candidate(_crop(mask, tuple(box)), float(np.clip(score, 0.0, 1.0))))
+    return tuple(found)
+
+
+def _crop(mask: NDArray[np.bool_], box: Box) -> MaskCrop | None:
+    if mask.size == 0:
+        return None
+    mask.flags.writeable = False
+    return MaskCrop(mask, box[0], box[1])
+
+
+def _same(one: Prompts, other: Prompts) -> bool:
+    boxes = [None if prompts.box is None else prompts.box.tolist() for prompts in (one, other)]
+    return (
+        np.array_equal(one.points, other.points)
+        and np.array_equal(one.labels, other.labels)
+        and boxes[0] == boxes[1]
+    )

@@ -1,0 +1,94 @@
+"""What panels show: plain frozen data, no Qt, no engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CandidateRow", "ChannelRow", "LayerRow", "ModelRow", "ObjectRow", "ShareRow", "area_text"]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer that a stack can be made of; `key` is an identity that outlives renaming."""
+
+    key: int
+    name: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class ChannelRow:
+    """One channel.
+
+    Attributes
+    ----------
+    index
+        Position in the stack.
+    name, role, unit
+        As in `ChannelSpec`; role is its kind.
+    recipe
+        Kind of its normalization.
+    low, high
+        Range of its valid pixels, in its unit.
+    histogram
+        Counts over [low, high], scaled to a largest of 1.
+    invalid
+        Share of pixels that were not measured, 0..1.
+    wavelength_nm
+        Centre wavelength or None.
+    """
+
+    index: int
+    name: str
+    role: str = ""
+    unit: str = ""
+    recipe: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    histogram: tuple[float, ...] = ()
+    invalid: float = 0.0
+    wavelength_nm: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model that can be chosen; `state` says whether it is here or must be fetched."""
+
+    name: str
+    text: str
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One candidate mask of the current prompts."""
+
+    score: float
+    area: int
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """A channel's share in the current mask, 0..1."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class ObjectRow:
+    """One accepted object; `area` in pixels, `score` None where no model gave one."""
+
+    id: int
+    class_name: str
+    score: float | None
+    area: int
+    is_reviewed: bool
+    channels: tuple[str, ...] = ()
+
+
+def area_text(pixels: int) -> str:
+    """An area as a person reads it: "312 px", "41.2 kpx", "3.10 Mpx"."""
+    if pixels < 10_000:
+        return f"{pixels} px"
+    return f"{pixels / 1e3:.1f} kpx" if pixels < 1_000_000 else f"{pixels / 1e6:.2f} Mpx"

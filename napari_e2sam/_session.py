@@ -1,0 +1,112 @@
+"""The session as the window sees it: evented, with the stack and plane in front of the user."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import datetime
+from pathlib import Path
+
+import platformdirs
+from psygnal import Signal
+
+from e2sam.data.prompts import Prompts
+from e2sam.data.session import Change, Draft, ObjectRecord, Plane, Session, StackRecord
+from e2sam.errors import SessionError
+
+__all__ = ["SessionModel", "new_session_path"]
+
+
+def new_session_path() -> Path:
+    """A name for a new session in the user's data directory (or `E2SAM_SESSION_DIR`), so that nobody has to choose one."""
+    folder = os.environ.get("E2SAM_SESSION_DIR") or str(Path(platformdirs.user_data_dir("e2sam")) / "sessions")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    stem = datetime.now().strftime("%Y-%m-%d %H.%M.%S")
+    path, count = Path(folder) / f"{stem}.e2sam", 2
+    while path.exists():
+        path, count = Path(folder) / f"{stem} {count}.e2sam", count + 1
+    return path
+
+
+class SessionModel:
+    """A thin evented layer over `e2sam.Session`: what is in front of the user, and one signal for every change.
+
+    Parameters
+    ----------
+    path
+        A session file; None begins a new one in the user's data directory.
+    """
+
+    changed = Signal(Change)
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._is_new = path is None
+        self.file = Session.open(new_session_path() if path is None else path)
+        self._thread = threading.get_ident()
+        self._unsubscribe = self.file.subscribe(self._on_change)
+        self.stack_id: int | None = None
+        self.plane: Plane = ()
+        self.class_id = self.file.classes()[0].id
+
+    @property
+    def path(self) -> Path:
+        """Where the session lies."""
+        return self.file.path
+
+    @property
+    def has_stack(self) -> bool:
+        """Whether a stack is in front of the user."""
+        return self.stack_id is not None
+
+    @property
+    def place(self) -> tuple[int, Plane]:
+        """Stack and plane in front of the user.
+
+        Raises
+        ------
+        SessionError
+            If there is none.
+        """
+        if self.stack_id is None:
+            raise SessionError("Expected a stack, got none: open an image, or take the sample in Stack.")
+        return self.stack_id, self.plane
+
+    @property
+    def record(self) -> StackRecord:
+        """The stack in front of the user."""
+        return self.file.stack(self.place[0])
+
+    @property
+    def draft(self) -> Draft:
+        """The object under way."""
+        return self.file.draft(*self.place) if self.has_stack else Draft()
+
+    @property
+    def objects(self) -> tuple[ObjectRecord, ...]:
+        """Accepted objects on the plane in front of the user."""
+        return tuple(self.file.objects(*self.place)) if self.has_stack else ()
+
+    def go_to(self, stack_id: int, plane: Plane) -> None:
+        """Bring a stack and plane in front of the user."""
+        self.stack_id, self.plane = stack_id, plane
+        if not self.file.is_read_only:
+            self.file.set_active(stack_id, plane)
+        self.changed.emit(Change("refresh", "place"))
+
+    def set_prompts(self, prompts: Prompts) -> None:
+        """Store the prompts of the object under way."""
+        self.file.set_prompts(*self.place, prompts)
+
+    def close(self) -> None:
+        """Close the file; one that was begun here and never used is taken away."""
+        self._unsubscribe()
+        is_unused = self._is_new and self.file.is_open and not self.file.objects() and not self.file.history(1)
+        self.file.close()
+        if is_unused:
+            for path in self.path.parent.glob(f"{self.path.name}*"):
+                path.unlink(missing_ok=True)
+
+    def _on_change(self, change: Change) -> None:
+        # Stacks are added from a worker thread, which tells the window by its own result.
+        if threading.get_ident() == self._thread:
+            self.changed.emit(change)

@@ -1,0 +1,239 @@
+"""Joins the Stack panel with the layers of the viewer and the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtCore import QTimer
+
+from e2sam.data.normalize import ChannelRecipe, fit_recipes
+from e2sam.data.session import StackRecord
+from e2sam.errors import E2SamError
+from napari_e2sam._convert import AXIS_KEY, STACK_KEY, Scene, axis_choices, channels_first, scene_of
+from napari_e2sam._rows import ChannelRow, LayerRow
+from napari_e2sam._state import Workplace
+from napari_e2sam._statistics import channel_rows, display_range
+from napari_e2sam.widgets.stack import StackPanel
+
+__all__ = ["StackControl"]
+
+
+class StackControl:
+    """Makes a stack of the chosen layers and brings it in front of the user."""
+
+    def __init__(self, panel: StackPanel, work: Workplace, open_sample: Callable[[], None]) -> None:
+        self._panel = panel
+        self._work = work
+        self._chosen: tuple[Image, ...] = ()
+        self._axis: int | None = None
+        panel.layers_chosen.connect(self._on_layers_chosen)
+        panel.axis_chosen.connect(self._on_axis_chosen)
+        panel.sample_asked.connect(open_sample)
+        panel.plane_asked.connect(self._on_plane_asked)
+        panel.done_changed.connect(self._on_done_changed)
+        layers = work.viewer.layers.events
+        layers.inserted.connect(self._on_inserted)
+        layers.removed.connect(self._on_removed)
+        work.canvas.plane_changed.connect(self._on_plane_changed)
+        # Several layers often arrive together; they are looked at once, when all are there.
+        self._later = QTimer()
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.timeout.connect(self._pick_by_itself)
+
+    def close(self) -> None:
+        """Let go of the viewer."""
+        self._later.stop()
+        layers = self._work.viewer.layers.events
+        layers.inserted.disconnect(self._on_inserted)
+        layers.removed.disconnect(self._on_removed)
+        for layer in self._images():
+            layer.events.name.disconnect(self._update_layers)
+
+    def start(self) -> None:
+        """Look at the layers that are already there."""
+        for layer in self._images():
+            layer.events.name.connect(self._update_layers)
+        self._pick_by_itself()
+
+    def choose(self, layers: tuple[Image, ...], axis: int | None = None) -> None:
+        """Make a stack of these layers."""
+        self._chosen, self._axis = layers, axis
+        self._update_layers()
+        if not layers:
+            return
+        if len(layers) == 1:
+            self._update_axes(layers[0])
+        work = self._work
+        work.say("Reading the stack", "busy")
+        work.tasks.run(lambda: _opened(layers, axis, work), self._on_opened, work.fail, lane="stack")
+
+    def _images(self) -> list[Image]:
+        canvas = self._work.canvas
+        return [
+            layer
+            for layer in self._work.viewer.layers
+            if isinstance(layer, Image) and not canvas.is_ours(layer) and not layer.metadata.get("e2sam_composite")
+        ]
+
+    def _pick_by_itself(self) -> None:
+        """Take the image that the user most likely means, where none is in use."""
+        images = self._images()
+        self._chosen = tuple(layer for layer in self._chosen if layer in images)
+        if not self._chosen and images:
+            active = self._work.viewer.layers.selection.active
+            readers = [layer for layer in images if STACK_KEY in layer.metadata]
+            picked = (readers or ([active] if active in images else images))[-1]
+            alike = [layer for layer in images if layer.ndim == 2 and not layer.rgb and _same_grid(layer, picked)]
+            # Channels that were split into layers of one plane are one stack.
+            self.choose(tuple(alike) if not picked.rgb and picked.ndim == 2 and len(alike) > 1 else (picked,))
+        else:
+            self._update_layers()
+            if not images:
+                self._panel.set_axes((), -1)
+                self._panel.set_summary("Open an image (File > Open, or drop it here), or take the sample.")
+
+    def _on_opened(self, opened: tuple[Scene, StackRecord, tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]) -> None:
+        scene, record, rows, recipes = opened
+        work = self._work
+        layer = self._chosen[0] if self._chosen else None
+        if layer is None:
+            return
+        if len(self._chosen) == 1 and STACK_KEY not in layer.metadata and not layer.rgb and scene.channel_axis is not None:
+            channels_first(layer, scene.channel_axis)
+        state = work.state
+        state.scene, state.layer, state.rows, state.recipes = scene, layer, rows, recipes
+        state.is_encoded = False
+        work.canvas.open(scene)
+        stack = scene.stack
+        height, width = stack.size
+        planes = "".join(f", {axis} {count}" for axis, count in zip(stack.leading, stack.num_planes, strict=True))
+        invalid = [row.name for row in rows if row.invalid > 0.5]
+        warning = " ".join(
+            text
+            for text in (
+                scene.warning,
+                f"Mostly invalid: {', '.join(invalid[:4])}{'...' if len(invalid) > 4 else ''}." if invalid else "",
+            )
+            if text
+        )
+        many = f"{stack.num_channels} channel{'s' if stack.num_channels > 1 else ''}"
+        self._panel.set_summary(f"{many}, {width} x {height} px, {stack.data.dtype}{planes}", warning)
+        work.say("", "info")
+        work.session.go_to(record.id, self._plane())
+        self._update_worklist()
+        self._show_channel()
+        state.scene_changed.emit()
+
+    def _plane(self) -> tuple[int, ...]:
+        state = self._work.state
+        if state.scene is None or state.layer is None or not state.scene.stack.leading:
+            return ()
+        return self._work.canvas.plane(state.layer, state.scene.stack.leading)
+
+    def _on_plane_changed(self) -> None:
+        state, session = self._work.state, self._work.session
+        if state.scene is None or not session.has_stack:
+            return
+        self._show_channel()
+        plane = self._plane()
+        if plane != session.plane and session.stack_id is not None:
+            session.go_to(session.stack_id, plane)
+            self._update_worklist()
+            state.is_encoded = False
+            state.scene_changed.emit()
+
+    def _show_channel(self) -> None:
+        """Show the channel under the slider in its own range: channels of one stack rarely share one."""
+        state = self._work.state
+        layer = state.layer
+        if layer is None or state.scene is None or layer.rgb or layer.ndim < 3 or not state.rows:
+            return
+        if len(self._chosen) != 1 or layer not in self._work.viewer.layers:
+            return
+        axis = self._work.viewer.dims.ndim - layer.ndim + len(state.scene.stack.leading)
+        index = int(np.clip(self._work.viewer.dims.current_step[axis], 0, len(state.rows) - 1))
+        low, high = display_range(state.rows[index])
+        layer.contrast_limits_range = (low, high)
+        layer.contrast_limits = (low, high)
+
+    # -- panel and layers ----------------------------------------------------------------------------------------------
+
+    def _update_layers(self, event: Any = None) -> None:
+        images = self._images()
+        self._panel.set_layers([LayerRow(id(layer), layer.name, layer in self._chosen) for layer in images])
+
+    def _update_axes(self, layer: Image) -> None:
+        choices = axis_choices(layer)
+        axes = [choice.axis for choice in choices]
+        self._panel.set_axes([choice.text for choice in choices], axes.index(self._axis) if self._axis in axes else 0)
+
+    def _update_worklist(self) -> None:
+        session, state = self._work.session, self._work.state
+        assert state.scene is not None
+        counts = state.scene.stack.num_planes
+        total = int(np.prod(counts, dtype=int)) if counts else 1
+        position = int(np.ravel_multi_index(session.plane, counts)) if counts else 0
+        done = {plane for stack_id, plane in session.file.planes() if stack_id == session.stack_id}
+        self._panel.set_worklist(position, total, total - len(done), session.record.is_done)
+
+    def _on_layers_chosen(self, keys: list[int]) -> None:
+        self.choose(tuple(layer for layer in self._images() if id(layer) in keys))
+
+    def _on_axis_chosen(self, position: int) -> None:
+        if len(self._chosen) == 1:
+            self.choose(self._chosen, axis_choices(self._chosen[0])[position].axis)
+
+    def _on_plane_asked(self, direction: int) -> None:
+        state, session = self._work.state, self._work.session
+        if state.scene is None or state.layer is None or not state.scene.stack.leading:
+            return
+        counts = state.scene.stack.num_planes
+        position = int(np.ravel_multi_index(session.plane, counts)) + direction
+        if 0 <= position < int(np.prod(counts, dtype=int)):
+            first = self._work.viewer.dims.ndim - state.layer.ndim
+            for axis, value in enumerate(np.unravel_index(position, counts)):
+                self._work.viewer.dims.set_current_step(first + axis, int(value))
+
+    def _on_done_changed(self, is_done: bool) -> None:
+        session = self._work.session
+        try:
+            session.file.set_done(session.place[0], is_done)
+        except E2SamError as error:
+            self._work.fail(str(error))
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        if isinstance(layer, Image) and not self._work.canvas.is_ours(layer):
+            layer.events.name.connect(self._update_layers)
+            self._later.start()
+
+    def _on_removed(self, event: Any) -> None:
+        layer = event.value
+        if isinstance(layer, Image):
+            layer.events.name.disconnect(self._update_layers)
+            self._later.start()
+
+
+def _same_grid(one: Image, other: Image) -> bool:
+    return (
+        one.data.shape[-2:] == other.data.shape[-2:]
+        and np.allclose(one.scale[-2:], other.scale[-2:])
+        and np.allclose(one.translate[-2:], other.translate[-2:])
+    )
+
+
+def _opened(
+    layers: tuple[Image, ...], axis: int | None, work: Workplace
+) -> tuple[Scene, StackRecord, tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]:
+    """Everything about a stack that takes time; runs in a thread."""
+    scene = scene_of(layers, axis)
+    stack = scene.stack
+    reading = {} if layers[0].metadata.get(AXIS_KEY) is None else {"channel_axis": layers[0].metadata[AXIS_KEY]}
+    record = work.session.file.add_stack(stack, name=layers[0].name if stack.source is None else "", reading=reading)
+    middle = stack.plane(*(count // 2 for count in stack.num_planes))
+    recipes = record.recipes if record.recipes is not None else fit_recipes(middle)
+    return scene, record, channel_rows(middle, [recipe.kind for recipe in recipes]), tuple(recipes)

@@ -1,0 +1,92 @@
+"""What the window works with at the moment, shared by its controllers; evented, no Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari.components import ViewerModel
+from napari.layers import Image
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from e2sam.data.normalize import ChannelRecipe
+from e2sam.data.stack import ChannelStack
+from napari_e2sam._canvas import Canvas
+from napari_e2sam._convert import Scene
+from napari_e2sam._jobs import EngineClient, Tasks
+from napari_e2sam._rows import ChannelRow
+from napari_e2sam._session import SessionModel
+
+__all__ = ["State", "Workplace"]
+
+
+class State:
+    """Stack, selection, recipes and model in use.
+
+    Attributes
+    ----------
+    scene
+        The stack with its place in the viewer, or None.
+    layer
+        The layer that it was made of, the first of several.
+    rows
+        What the Channels panel shows.
+    recipes
+        Fitted normalization of each channel.
+    selection
+        Indices of the selected channels, in the user's order.
+    model
+        What the engine said of the loaded model; empty before one is loaded.
+    is_encoded
+        Whether the engine can answer prompts for exactly this.
+    """
+
+    scene_changed = Signal()
+    encoded = Signal()
+
+    def __init__(self) -> None:
+        self.scene: Scene | None = None
+        self.layer: Image | None = None
+        self.rows: tuple[ChannelRow, ...] = ()
+        self.recipes: tuple[ChannelRecipe, ...] = ()
+        self.selection: tuple[int, ...] = ()
+        self.model: dict[str, Any] = {}
+        self.matrix: NDArray[Any] | None = None
+        self.is_encoded = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the selected channels."""
+        return tuple(self.rows[index].name for index in self.selection) if self.rows else ()
+
+    def plane_of(self, plane: tuple[int, ...]) -> ChannelStack:
+        """The single scene at a plane."""
+        assert self.scene is not None
+        return self.scene.stack.plane(*plane)
+
+
+@dataclass
+class Workplace:
+    """What every controller of one window is given.
+
+    Attributes
+    ----------
+    viewer, canvas, session, engine, tasks, state
+        The parts, one of each for a window.
+    say
+        Shows one line in the panel: text, and "info", "busy" or "error".
+    """
+
+    viewer: ViewerModel
+    canvas: Canvas
+    session: SessionModel
+    engine: EngineClient
+    tasks: Tasks
+    say: Callable[[str, str], None]
+    state: State = field(default_factory=State)
+
+    def fail(self, text: str) -> None:
+        """Show an error line."""
+        self.say(text, "error")

@@ -1,0 +1,82 @@
+"""What the Channels panel shows of each channel, from a sample of its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from e2sam.data.stack import ChannelStack
+from napari_e2sam._rows import ChannelRow
+
+__all__ = ["channel_rows", "display_range", "wavelength_presets"]
+
+_SAMPLE_SIDE = 384
+_BINS = 24
+# Centre wavelengths, nm, of false-colour presets as satellite images are commonly shown.
+_BANDS = {"red": 660.0, "green": 560.0, "blue": 480.0, "near infrared": 840.0, "short-wave infrared": 1610.0}
+_PRESETS = {
+    "True colour": ("red", "green", "blue"),
+    "Colour infrared": ("near infrared", "red", "green"),
+    "Short-wave infrared": ("short-wave infrared", "near infrared", "red"),
+}
+_TOLERANCE_NM = 60.0
+
+
+def channel_rows(stack: ChannelStack, recipes: Sequence[str]) -> tuple[ChannelRow, ...]:
+    """Range, histogram and invalid share of each channel of a single scene, with the kind of its recipe."""
+    step = max(1, int(np.ceil(max(stack.size) / _SAMPLE_SIDE)))
+    rows = []
+    for index, channel in enumerate(stack.channels):
+        block = stack.read(channels=[index], step=step)
+        valid = stack.valid_of(block, [index])
+        values = block[valid]
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+        rows.append(
+            ChannelRow(
+                index,
+                channel.name,
+                channel.kind,
+                channel.unit,
+                recipes[index],
+                low,
+                high,
+                _histogram(values),
+                1.0 - float(valid.mean()),
+                channel.wavelength_nm,
+            )
+        )
+    return tuple(rows)
+
+
+def display_range(row: ChannelRow) -> tuple[float, float]:
+    """Limits for showing a channel; never empty."""
+    return (row.low, row.high) if row.high > row.low else (row.low, row.low + 1.0)
+
+
+def wavelength_presets(stack: ChannelStack) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """False-colour selections of a stack whose channels have wavelengths."""
+    known = [(index, channel.wavelength_nm) for index, channel in enumerate(stack.channels) if channel.wavelength_nm]
+    presets = []
+    for name, bands in _PRESETS.items():
+        found = [
+            min(known, key=lambda entry, wanted=_BANDS[band]: abs(entry[1] - wanted), default=None) for band in bands
+        ]
+        near = [
+            entry is not None and abs(entry[1] - _BANDS[band]) <= _TOLERANCE_NM
+            for entry, band in zip(found, bands, strict=True)
+        ]
+        chosen = tuple(entry[0] for entry in found if entry is not None)
+        if all(near) and len(set(chosen)) == 3:
+            presets.append((name, chosen))
+    return tuple(presets)
+
+
+def _histogram(values: np.ndarray) -> tuple[float, ...]:
+    if values.size == 0:
+        return ()
+    low, high = np.percentile(values, (0.5, 99.5)).astype(float)
+    counts, _ = np.histogram(values, bins=_BINS, range=(low, high if high > low else low + 1.0))
+    # A square root keeps small bars visible beside one large peak.
+    heights = np.sqrt(counts / max(int(counts.max()), 1))
+    return tuple(float(height) for height in heights)

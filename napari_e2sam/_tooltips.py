@@ -1,0 +1,73 @@
+"""Every tooltip of the window, by the name of its widget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qtpy.QtWidgets import QWidget
+
+__all__ = ["TOOLTIPS", "set_tooltips"]
+
+TOOLTIPS: Mapping[str, str] = {
+    # Stack
+    "layers": "Image layers the stack is made of. Tick several to join them on the finest of their pixel grids.",
+    "axis": "Which axis of the layer holds the channels.",
+    "sample": "Open the sample: a photograph with its disparity map (RGB-D).",
+    "alignment": "Estimate the shift between each selected channel and the first one, by phase correlation.",
+    "correct": "Shift the channels that lie more than 2 pixels off back onto the first one.",
+    "blink": "Switch the display between the channels that were compared.",
+    # Channels
+    "filter": "Show only channels whose name, role or unit contains this text, or a range such as 10-20.",
+    "channels": "Tick the channels that the model sees. Space ticks every highlighted row.",
+    "suggest": "Propose the most informative selection, and say why.",
+    "preset": "Selections for this stack. Alt+1 to Alt+9 choose the first nine.",
+    "save_preset": "Keep the current selection as a preset of this session.",
+    "all": "Tick every channel that the filter shows.",
+    "none": "Untick every channel that the filter shows.",
+    "composite": "Show the three planes that the model is given as a layer. Display contrast never changes them.",
+    # Model
+    "model": "The model that makes masks. It stays on this computer; nothing is uploaded.",
+    "browse": "Take a model from a file: .safetensors, or an official SAM .pth.",
+    # Prompts
+    "points": "Left click: inside the object. Right click or Shift + click: outside. Drag to move the view.",
+    "box": "Drag a box around the object.",
+    "scribble": "Draw a line inside the object; it becomes points.",
+    "move": "Select, drag or delete points that were set.",
+    "hover": "Show the mask for the pixel under the pointer before you click.",
+    "window": "Encode again only the part around the object: finer masks for small objects.",
+    "candidates": "Masks for the same prompts. Choose with the keys 1, 2 and 3.",
+    "accept": "Keep the mask as an object (A).",
+    "clear": "Take away points, box and mask (C).",
+    "leave_one_out": "Predict again without each selected channel: 1 means that the mask stays the same.",
+    "next_click": "Show where the candidate masks disagree most: a good place for the next click (N).",
+    # Objects
+    "objects": "Accepted objects. Double-click edits one from its own prompts.",
+    "classes": "Class of new objects, and of the chosen ones.",
+    "add_class": "Add a class.",
+    "undo": "Undo (Ctrl+Shift+Z undoes layer painting).",
+    "redo": "Redo.",
+    "edit": "Take the chosen object back into prompts and improve it (E).",
+    "delete": "Delete the chosen objects (Del).",
+    "merge": "Make one object of the chosen ones (M).",
+    "split": "Make one object of each separate part of the chosen ones.",
+    "reviewed": "Mark the chosen objects as reviewed (R).",
+    "next": "Go to the next object that is not reviewed (U).",
+    "export": "Write the objects to a file: label TIFF, PNG, COCO JSON or GeoJSON.",
+    "import": "Take objects from a label image or a COCO file.",
+    "everything": "Segment every object of the image; they come as objects to review.",
+    "overlap": "What happens where a new object lies on an old one.",
+    # Learning
+    "finetune": "Train the mask decoder on the accepted objects of this session.",
+    "inherit": "Make a student that takes all channels of this stack, taught by the current model. Needs no labels.",
+    "cancel": "Stop the run. The session stays as it is.",
+    "use": "Take the trained model from now on.",
+    "roll_back": "Go back to the model before the training.",
+}
+
+
+def set_tooltips(root: QWidget) -> None:
+    """Give every named widget under `root` its tooltip."""
+    for widget in root.findChildren(QWidget):
+        text = TOOLTIPS.get(widget.objectName())
+        if text:
+            widget.setToolTip(text)

@@ -1,0 +1,106 @@
+"""Table model of the Objects panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QWidget
+
+from napari_e2sam._rows import ObjectRow, area_text
+
+__all__ = ["ObjectColumn", "ObjectTable"]
+
+
+class ObjectColumn:
+    """Columns, left to right."""
+
+    ID, CLASS, SCORE, AREA, CHANNELS, REVIEWED = range(6)
+    TITLES = ("Id", "Class", "Score", "Area", "Channels", "Reviewed")
+
+
+class ObjectTable(QAbstractTableModel):
+    """Rows of accepted objects."""
+
+    reviewed_changed = Signal(int, bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._rows: tuple[ObjectRow, ...] = ()
+        self._colours: dict[int, QColor] = {}
+
+    @property
+    def rows(self) -> tuple[ObjectRow, ...]:
+        """The rows shown."""
+        return self._rows
+
+    def set_rows(self, rows: Sequence[ObjectRow], colours: dict[int, tuple[float, float, float]]) -> None:
+        """Show these objects; `colours` by id, red, green, blue in 0..1."""
+        rows = tuple(rows)
+        before = [row.id for row in self._rows]
+        after = [row.id for row in rows]
+        self._colours = {number: QColor.fromRgbF(*colour) for number, colour in colours.items()}
+        if before == after:
+            changed = [position for position, row in enumerate(rows) if row != self._rows[position]]
+            self._rows = rows
+            for position in changed:
+                self.dataChanged.emit(self.index(position, 0), self.index(position, self.columnCount() - 1))
+        elif before == after[:-1]:
+            self.beginInsertRows(QModelIndex(), len(before), len(before))
+            self._rows = rows
+            self.endInsertRows()
+        else:
+            self.beginResetModel()
+            self._rows = rows
+            self.endResetModel()
+
+    def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
+        return 0 if parent.isValid() else len(self._rows)
+
+    def columnCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
+        return 0 if parent.isValid() else len(ObjectColumn.TITLES)
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if role == Qt.ItemDataRole.DisplayRole and orientation == Qt.Orientation.Horizontal:
+            return ObjectColumn.TITLES[section]
+        return None
+
+    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
+        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
+        if index.column() == ObjectColumn.REVIEWED:
+            flags |= Qt.ItemFlag.ItemIsUserCheckable
+        return flags
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        row = self._rows[index.row()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return _text(row, index.column())
+        if role == Qt.ItemDataRole.DecorationRole and index.column() == ObjectColumn.ID:
+            return self._colours.get(row.id)
+        if role == Qt.ItemDataRole.CheckStateRole and index.column() == ObjectColumn.REVIEWED:
+            return Qt.CheckState.Checked if row.is_reviewed else Qt.CheckState.Unchecked
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return f"Object {row.id}, made from {', '.join(row.channels) or 'a file'}"
+        return None
+
+    def setData(self, index: QModelIndex, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
+        if role == Qt.ItemDataRole.CheckStateRole and index.column() == ObjectColumn.REVIEWED:
+            self.reviewed_changed.emit(self._rows[index.row()].id, Qt.CheckState(value) == Qt.CheckState.Checked)
+            return True
+        return False
+
+
+def _text(row: ObjectRow, column: int) -> str | None:
+    if column == ObjectColumn.ID:
+        return str(row.id)
+    if column == ObjectColumn.CLASS:
+        return row.class_name
+    if column == ObjectColumn.SCORE:
+        return "" if row.score is None else f"{row.score:.2f}"
+    if column == ObjectColumn.AREA:
+        return area_text(row.area)
+    if column == ObjectColumn.CHANNELS:
+        return ", ".join(row.channels)
+    return None

@@ -1,0 +1,173 @@
+"""Channels panel: which channels the model sees, and how each is normalized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QComboBox,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt.utils import signals_blocked
+
+from napari_e2sam._rows import ChannelRow
+from napari_e2sam.widgets._channel_table import ChannelTable, Column, Filter, HistogramDelegate, RecipeDelegate
+
+__all__ = ["ChannelsPanel"]
+
+_ROW_HEIGHT = 20
+_SHOWN_ROWS = 9
+
+
+class ChannelsPanel(QWidget):
+    """Shows every channel of the stack; the ticked ones are the selection."""
+
+    selection_changed = Signal(tuple)
+    recipe_chosen = Signal(int, str)
+    suggestion_asked = Signal()
+    preset_chosen = Signal(int)
+    preset_saved = Signal()
+    composite_toggled = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._build()
+        self._lay_out()
+        self._connect()
+        self.set_rows(())
+        self.set_reason("")
+
+    def _build(self) -> None:
+        self.table = ChannelTable(self)
+        self._proxy = Filter(self)
+        self._proxy.setSourceModel(self.table)
+        self.view = QTableView(objectName="channels")
+        self.view.setModel(self._proxy)
+        self.view.setItemDelegateForColumn(Column.RECIPE, RecipeDelegate(self.view))
+        self.view.setItemDelegateForColumn(Column.HISTOGRAM, HistogramDelegate(self.view))
+        self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.view.setEditTriggers(QAbstractItemView.EditTrigger.AllEditTriggers)
+        self.view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.view.verticalHeader().hide()
+        self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        header = self.view.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        header.setHighlightSections(False)
+        for column, width in enumerate((92, 58, 40, 76, 88, 64, 56)):
+            self.view.setColumnWidth(column, width)
+        header.setStretchLastSection(True)
+        self.filter = QLineEdit(objectName="filter", placeholderText="Filter: name, role, unit or 10-20")
+        self.filter.setClearButtonEnabled(True)
+        self.suggest = QPushButton("Suggest", objectName="suggest")
+        self.presets = QComboBox(objectName="preset")
+        self.save_preset = QPushButton("Save", objectName="save_preset")
+        self.all = QPushButton("All", objectName="all")
+        self.none = QPushButton("None", objectName="none")
+        self.count = QLabel()
+        self.composite = QCheckBox("Show what the model sees", objectName="composite")
+        self.reason = QLabel(wordWrap=True)
+
+    def _lay_out(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 4, 4, 4)
+        top = QHBoxLayout()
+        top.addWidget(self.suggest)
+        top.addWidget(self.presets, 1)
+        top.addWidget(self.save_preset)
+        layout.addLayout(top)
+        layout.addWidget(self.reason)
+        second = QHBoxLayout()
+        second.addWidget(self.filter, 1)
+        second.addWidget(self.all)
+        second.addWidget(self.none)
+        layout.addLayout(second)
+        layout.addWidget(self.view)
+        bottom = QHBoxLayout()
+        bottom.addWidget(self.count, 1)
+        bottom.addWidget(self.composite)
+        layout.addLayout(bottom)
+
+    def _connect(self) -> None:
+        self.table.ticked.connect(self._on_ticked)
+        self.table.recipe_chosen.connect(self.recipe_chosen)
+        self.filter.textChanged.connect(self._proxy.set_text)
+        self.suggest.clicked.connect(lambda: self.suggestion_asked.emit())
+        self.presets.activated.connect(self.preset_chosen)
+        self.save_preset.clicked.connect(lambda: self.preset_saved.emit())
+        self.all.clicked.connect(lambda: self.table.tick(self._shown_rows(), True))
+        self.none.clicked.connect(lambda: self.table.tick(self._shown_rows(), False))
+        self.composite.toggled.connect(self.composite_toggled)
+        self.view.installEventFilter(self)
+
+    def set_rows(self, rows: Sequence[ChannelRow]) -> None:
+        """Show the channels of a stack."""
+        self.table.set_rows(rows)
+        shown = min(max(len(rows), 3), _SHOWN_ROWS)
+        self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 20)
+        many = len(rows) > _SHOWN_ROWS
+        for widget in (self.filter, self.all, self.none):
+            widget.setVisible(many)
+        self._update_count()
+
+    def set_selection(self, selection: Sequence[int]) -> None:
+        """Tick these channels."""
+        self.table.set_selection(selection)
+        self._update_count()
+
+    def set_presets(self, texts: Sequence[str], current: int = -1) -> None:
+        """Show the presets that there are."""
+        with signals_blocked(self.presets):
+            self.presets.clear()
+            self.presets.addItems(list(texts))
+            self.presets.setCurrentIndex(current)
+        self.presets.setEnabled(len(texts) > 0)
+        self.presets.setPlaceholderText("Presets")
+
+    def set_reason(self, text: str) -> None:
+        """Show why a selection was suggested."""
+        self.reason.setText(text)
+        self.reason.setVisible(bool(text))
+
+    def set_composite_shown(self, shown: bool) -> None:
+        """Show whether the composite layer is visible."""
+        with signals_blocked(self.composite):
+            self.composite.setChecked(shown)
+
+    def sizeHint(self) -> QSize:
+        return QSize(380, super().sizeHint().height())
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if watched is self.view and event.type() == QEvent.Type.KeyPress and event.key() == Qt.Key.Key_Space:
+            self._toggle_highlighted()
+            return True
+        return bool(super().eventFilter(watched, event))
+
+    def _toggle_highlighted(self) -> None:
+        rows = [self._proxy.mapToSource(index).row() for index in self.view.selectionModel().selectedRows()]
+        if rows:
+            all_on = all(self.table.rows[row].index in self.table.selection for row in rows)
+            self.table.tick(rows, not all_on)
+
+    def _shown_rows(self) -> list[int]:
+        return [self._proxy.mapToSource(self._proxy.index(row, 0)).row() for row in range(self._proxy.rowCount())]
+
+    def _on_ticked(self) -> None:
+        self._update_count()
+        self.selection_changed.emit(self.table.selection)
+
+    def _update_count(self) -> None:
+        names = {row.index: row.name for row in self.table.rows}
+        chosen = [names[index] for index in self.table.selection if index in names]
+        listed = ", ".join(chosen[:4]) + (", ..." if len(chosen) > 4 else "")
+        self.count.setText(f"{len(chosen)} of {len(names)}: {listed}" if names else "No stack")

@@ -1,0 +1,151 @@
+"""The docked widget: every panel in one scrolling column, and the line that says what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QMessageBox,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_e2sam._controller import Controller, Panels
+from napari_e2sam._jobs import Channel, start_process
+from napari_e2sam._shortcuts import shortcut_table
+from napari_e2sam._tooltips import set_tooltips
+from napari_e2sam.widgets.channels import ChannelsPanel
+from napari_e2sam.widgets.learning import LearningPanel
+from napari_e2sam.widgets.model import ModelPanel
+from napari_e2sam.widgets.objects import ObjectsPanel
+from napari_e2sam.widgets.prompts import PromptsPanel
+from napari_e2sam.widgets.stack import StackPanel
+
+__all__ = ["LearnWidget", "Section", "SegmentWidget"]
+
+_STATUS_COLOURS = {"info": "", "busy": "color: #3f9fd8;", "error": "color: #ff6b6b; font-weight: bold;"}
+
+
+class Section(QWidget):
+    """A panel under a heading that folds it away."""
+
+    toggled = Signal(bool)
+
+    def __init__(self, title: str, content: QWidget, is_open: bool = True) -> None:
+        super().__init__()
+        self.heading = QToolButton(text=title, checkable=True, checked=is_open)
+        self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.heading.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.heading.setStyleSheet("QToolButton { font-weight: bold; border: none; text-align: left; padding: 3px; }")
+        self.content = content
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.heading)
+        layout.addWidget(content)
+        self.heading.toggled.connect(self._on_toggled)
+        self._on_toggled(is_open)
+
+    def _on_toggled(self, is_open: bool) -> None:
+        self.heading.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.content.setVisible(is_open)
+        self.toggled.emit(is_open)
+
+
+class SegmentWidget(QWidget):
+    """Segment objects of a stack with any number of channels, by clicks.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer it is docked in.
+    session
+        A session file to go on with; None begins a new one.
+    model
+        Name or path of the model to begin with.
+    start_engine
+        How to start the engine.
+    """
+
+    def __init__(
+        self,
+        napari_viewer: napari.Viewer,
+        session: Path | None = None,
+        model: str = "tiny",
+        start_engine: Callable[[], Channel] = start_process,
+    ) -> None:
+        super().__init__()
+        self.panels = Panels(
+            StackPanel(), ChannelsPanel(), ModelPanel(), PromptsPanel(), ObjectsPanel(), LearningPanel()
+        )
+        self._lay_out()
+        set_tooltips(self)
+        self.controller = Controller(napari_viewer, self.panels, self.say, session, start_engine)
+        controller = self.controller
+        # The closure keeps the controller alive until Qt has taken the widget down, however that happens.
+        self.destroyed.connect(lambda: controller.close())
+        self.controller.start(model)
+
+    def _lay_out(self) -> None:
+        self.sections = {
+            "stack": Section("Stack", self.panels.stack),
+            "channels": Section("Channels", self.panels.channels),
+            "model": Section("Model", self.panels.model),
+            "prompts": Section("Prompts", self.panels.prompts),
+            "objects": Section("Objects", self.panels.objects),
+            "learning": Section("Learning", self.panels.learning, is_open=False),
+        }
+        column = QWidget()
+        stacked = QVBoxLayout(column)
+        stacked.setContentsMargins(0, 0, 0, 0)
+        stacked.setSpacing(2)
+        for section in self.sections.values():
+            stacked.addWidget(section)
+        stacked.addStretch(1)
+        self.scroll = QScrollArea()
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll.setWidget(column)
+        self.status = QLabel(wordWrap=True)
+        self.status.setMinimumHeight(18)
+        self.keys = QToolButton(text="Keys")
+        self.keys.clicked.connect(self._on_keys)
+        bottom = QHBoxLayout()
+        bottom.addWidget(self.status, 1)
+        bottom.addWidget(self.keys)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(2, 2, 2, 2)
+        layout.addWidget(self.scroll, 1)
+        layout.addLayout(bottom)
+        self.setMinimumWidth(380)
+
+    def say(self, text: str, kind: str) -> None:
+        """Show one line about what happens."""
+        self.status.setText(text)
+        self.status.setStyleSheet(_STATUS_COLOURS[kind])
+
+    def _on_keys(self) -> None:
+        box = QMessageBox(self)
+        box.setWindowTitle("Keys")
+        box.setText(shortcut_table())
+        box.exec()
+
+
+class LearnWidget(SegmentWidget):
+    """The same window with the Learning panel open."""
+
+    def _lay_out(self) -> None:
+        super()._lay_out()
+        self.sections["learning"].heading.setChecked(True)
+        for name in ("channels", "objects"):
+            self.sections[name].heading.setChecked(False)

@@ -1,0 +1,178 @@
+"""Objects panel: accepted objects, their classes, and everything that can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import QItemSelectionModel, Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QTableView,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt.utils import signals_blocked
+
+from napari_e2sam._rows import ObjectRow
+from napari_e2sam.widgets._object_table import ObjectColumn, ObjectTable
+
+__all__ = ["ObjectsPanel"]
+
+_ROW_HEIGHT = 20
+_ACTIONS = (
+    ("edit", "Edit"),
+    ("delete", "Delete"),
+    ("merge", "Merge"),
+    ("split", "Split"),
+    ("next", "Next unreviewed"),
+    ("everything", "Segment all"),
+    ("import", "Import..."),
+    ("export", "Export..."),
+)
+
+
+class ObjectsPanel(QWidget):
+    """Shows the accepted objects."""
+
+    chosen = Signal(list)  # ids
+    class_chosen = Signal(str)
+    class_add_asked = Signal()
+    reviewed_changed = Signal(list, bool)
+    action_asked = Signal(str)  # edit, delete, merge, split, next, everything, import, export, undo, redo
+    overlap_chosen = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._build()
+        self._lay_out()
+        self._connect()
+        self.set_rows((), {})
+        self.set_history(False, False)
+        self._update_enabled()
+
+    def _build(self) -> None:
+        self.table = ObjectTable(self)
+        self.view = QTableView(objectName="objects")
+        self.view.setModel(self.table)
+        self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.view.verticalHeader().hide()
+        self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        self.view.horizontalHeader().setStretchLastSection(True)
+        for column, width in enumerate((52, 84, 46, 68, 78)):
+            self.view.setColumnWidth(column, width)
+        self.view.setMinimumHeight(_ROW_HEIGHT * 6)
+        self.classes = QComboBox(objectName="classes")
+        self.add_class = QPushButton("New class...", objectName="add_class")
+        self.undo = QPushButton("Undo", objectName="undo")
+        self.redo = QPushButton("Redo", objectName="redo")
+        self.overlap = QComboBox(objectName="overlap")
+        self.overlap.addItems(["new on top", "old on top"])
+        self.count = QLabel()
+        self.actions_by_name = {name: QPushButton(text, objectName=name) for name, text in _ACTIONS}
+
+    def _lay_out(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 4, 4, 4)
+        top = QHBoxLayout()
+        top.addWidget(QLabel("Class"))
+        top.addWidget(self.classes, 1)
+        top.addWidget(self.add_class)
+        layout.addLayout(top)
+        layout.addWidget(self.view)
+        second = QHBoxLayout()
+        second.addWidget(self.count, 1)
+        second.addWidget(self.overlap)
+        second.addWidget(self.undo)
+        second.addWidget(self.redo)
+        layout.addLayout(second)
+        grid = QGridLayout()
+        grid.setSpacing(2)
+        for position, button in enumerate(self.actions_by_name.values()):
+            grid.addWidget(button, position // 4, position % 4)
+        layout.addLayout(grid)
+
+    def _connect(self) -> None:
+        self.view.selectionModel().selectionChanged.connect(self._on_selection_changed)
+        self.view.doubleClicked.connect(lambda index: self.action_asked.emit("edit"))
+        self.table.reviewed_changed.connect(lambda number, on: self.reviewed_changed.emit([number], on))
+        self.classes.activated.connect(lambda position: self.class_chosen.emit(self.classes.itemText(position)))
+        self.add_class.clicked.connect(lambda: self.class_add_asked.emit())
+        self.overlap.activated.connect(lambda position: self.overlap_chosen.emit(("newest", "oldest")[position]))
+        for name, button in (*self.actions_by_name.items(), ("undo", self.undo), ("redo", self.redo)):
+            button.clicked.connect(lambda _=False, name=name: self.action_asked.emit(name))
+
+    @property
+    def chosen_ids(self) -> list[int]:
+        """Ids of the highlighted objects, in the order of the table."""
+        rows = sorted(index.row() for index in self.view.selectionModel().selectedRows())
+        return [self.table.rows[row].id for row in rows]
+
+    def set_rows(self, rows: Sequence[ObjectRow], colours: dict[int, tuple[float, float, float]]) -> None:
+        """Show these objects."""
+        grew = len(rows) > len(self.table.rows)
+        chosen = self.chosen_ids
+        self.table.set_rows(rows, colours)
+        if chosen != self.chosen_ids:
+            self.choose([number for number in chosen if any(row.id == number for row in rows)])
+        if grew:
+            self.view.scrollToBottom()
+        reviewed = sum(row.is_reviewed for row in rows)
+        self.count.setText(f"{len(rows)} objects, {reviewed} reviewed" if rows else "No objects yet")
+        self._update_enabled()
+
+    def choose(self, numbers: Sequence[int]) -> None:
+        """Highlight these objects."""
+        model = self.view.selectionModel()
+        with signals_blocked(model):
+            model.clearSelection()
+            for position, row in enumerate(self.table.rows):
+                if row.id in numbers:
+                    model.select(
+                        self.table.index(position, 0),
+                        QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows,
+                    )
+                    self.view.scrollTo(self.table.index(position, 0))
+        self.view.viewport().update()
+        self._update_enabled()
+
+    def set_classes(self, names: Sequence[str], current: str) -> None:
+        """Show the classes that there are."""
+        with signals_blocked(self.classes):
+            self.classes.clear()
+            for position, name in enumerate(names):
+                self.classes.addItem(name)
+                if position < 9:
+                    self.classes.setItemData(position, f"Ctrl+{position + 1}", Qt.ItemDataRole.ToolTipRole)
+            self.classes.setCurrentIndex(list(names).index(current) if current in names else -1)
+
+    def set_history(self, can_undo: bool, can_redo: bool, undo_text: str = "", redo_text: str = "") -> None:
+        """Show whether there is something to undo and redo, and what."""
+        self.undo.setEnabled(can_undo)
+        self.redo.setEnabled(can_redo)
+        self.undo.setToolTip(f"Undo {undo_text}".strip())
+        self.redo.setToolTip(f"Redo {redo_text}".strip())
+
+    def set_overlap(self, policy: str) -> None:
+        """Show the overlap policy: "newest" or "oldest"."""
+        with signals_blocked(self.overlap):
+            self.overlap.setCurrentIndex(0 if policy == "newest" else 1)
+
+    def _on_selection_changed(self, *_: object) -> None:
+        self._update_enabled()
+        self.chosen.emit(self.chosen_ids)
+
+    def _update_enabled(self) -> None:
+        count = len(self.chosen_ids)
+        needs = {"edit": count == 1, "delete": count > 0, "merge": count > 1, "split": count > 0}
+        needs |= {"next": len(self.table.rows) > 0, "export": len(self.table.rows) > 0}
+        for name, enabled in needs.items():
+            self.actions_by_name[name].setEnabled(enabled)
+        self.view.setColumnHidden(ObjectColumn.CHANNELS, False)

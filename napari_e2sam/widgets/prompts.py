@@ -1,0 +1,202 @@
+"""Prompts panel: the tool in hand, candidate masks, and what each channel has to do with the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QPainter, QPaintEvent
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt.utils import signals_blocked
+
+from napari_e2sam._rows import CandidateRow, ShareRow, area_text
+
+__all__ = ["PromptsPanel", "ShareBars"]
+
+_TOOLS = (("points", "Points"), ("box", "Box"), ("scribble", "Scribble"), ("move", "Edit points"))
+
+
+class PromptsPanel(QWidget):
+    """Shows the tool in hand and the masks of the current prompts."""
+
+    tool_chosen = Signal(str)
+    candidate_chosen = Signal(int)
+    accept_asked = Signal()
+    clear_asked = Signal()
+    hover_toggled = Signal(bool)
+    window_toggled = Signal(bool)
+    leave_one_out_asked = Signal()
+    next_click_toggled = Signal(bool)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._build()
+        self._lay_out()
+        self._connect()
+        self.set_tool("points")
+        self.set_candidates((), 0)
+        self.set_shares((), "")
+
+    def _build(self) -> None:
+        self.tools: dict[str, QToolButton] = {}
+        self._tool_group = QButtonGroup(self)
+        for name, text in _TOOLS:
+            button = QToolButton(text=text, checkable=True, objectName=name)
+            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            self._tool_group.addButton(button)
+            self.tools[name] = button
+        self.hint = QLabel("Left click: inside.  Right click or Shift: outside.")
+        self.hint.setWordWrap(True)
+        self.hover = QCheckBox("Preview on hover", objectName="hover")
+        self.window = QCheckBox("Refine around the object", objectName="window")
+        self.candidates = [
+            QToolButton(checkable=True, objectName="candidates", toolButtonStyle=Qt.ToolButtonStyle.ToolButtonTextOnly)
+            for _ in range(3)
+        ]
+        self._candidate_group = QButtonGroup(self)
+        for index, button in enumerate(self.candidates):
+            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            self._candidate_group.addButton(button, index)
+        self.accept = QPushButton("Accept (A)", objectName="accept")
+        self.clear = QPushButton("Clear (C)", objectName="clear")
+        self.bars = ShareBars()
+        self.leave_one_out = QPushButton("Leave one out", objectName="leave_one_out")
+        self.next_click = QPushButton("Next click", objectName="next_click", checkable=True)
+
+    def _lay_out(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 4, 4, 4)
+        tools = QHBoxLayout()
+        tools.setSpacing(2)
+        for button in self.tools.values():
+            tools.addWidget(button)
+        layout.addLayout(tools)
+        layout.addWidget(self.hint)
+        options = QHBoxLayout()
+        options.addWidget(self.hover)
+        options.addWidget(self.window)
+        layout.addLayout(options)
+        candidates = QHBoxLayout()
+        candidates.setSpacing(2)
+        for button in self.candidates:
+            candidates.addWidget(button)
+        layout.addLayout(candidates)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.accept, 2)
+        buttons.addWidget(self.clear, 1)
+        layout.addLayout(buttons)
+        layout.addWidget(self.bars)
+        more = QHBoxLayout()
+        more.addWidget(self.leave_one_out)
+        more.addWidget(self.next_click)
+        layout.addLayout(more)
+
+    def _connect(self) -> None:
+        for name, button in self.tools.items():
+            button.clicked.connect(lambda _=False, name=name: self.tool_chosen.emit(name))
+        self._candidate_group.idClicked.connect(self.candidate_chosen)
+        self.accept.clicked.connect(lambda: self.accept_asked.emit())
+        self.clear.clicked.connect(lambda: self.clear_asked.emit())
+        self.hover.toggled.connect(self.hover_toggled)
+        self.window.toggled.connect(self.window_toggled)
+        self.leave_one_out.clicked.connect(lambda: self.leave_one_out_asked.emit())
+        self.next_click.toggled.connect(self.next_click_toggled)
+
+    def set_tool(self, name: str) -> None:
+        """Show which tool is in hand; "" is none of ours."""
+        for other, button in self.tools.items():
+            self._tool_group.setExclusive(False)
+            button.setChecked(other == name)
+            self._tool_group.setExclusive(True)
+
+    def set_hint(self, text: str) -> None:
+        """Show one line about what to do next."""
+        self.hint.setText(text)
+
+    def set_candidates(self, rows: Sequence[CandidateRow], current: int) -> None:
+        """Show the candidate masks, with scores and areas."""
+        for index, button in enumerate(self.candidates):
+            button.setVisible(index < max(len(rows), 1))
+            button.setEnabled(index < len(rows))
+            if index < len(rows):
+                button.setText(f"{index + 1}:  {rows[index].score:.2f}   {area_text(rows[index].area)}")
+                button.setChecked(index == current)
+            else:
+                button.setText("No mask yet")
+                self._candidate_group.setExclusive(False)
+                button.setChecked(False)
+                self._candidate_group.setExclusive(True)
+        for widget in (self.accept, self.clear, self.leave_one_out):
+            widget.setEnabled(len(rows) > 0)
+
+    def set_can_clear(self, can_clear: bool) -> None:
+        """Show whether there are prompts to take away."""
+        self.clear.setEnabled(can_clear)
+
+    def set_shares(self, rows: Sequence[ShareRow], title: str) -> None:
+        """Show a bar for each channel."""
+        self.bars.set_rows(rows, title)
+
+    def set_hover(self, on: bool) -> None:
+        """Show whether the preview on hover is on."""
+        with signals_blocked(self.hover):
+            self.hover.setChecked(on)
+
+
+class ShareBars(QWidget):
+    """Horizontal bars, one a channel: the eight largest, the rest in one."""
+
+    _ROW = 15
+    _MOST = 8
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._rows: tuple[ShareRow, ...] = ()
+        self._title = ""
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def set_rows(self, rows: Sequence[ShareRow], title: str) -> None:
+        """Show these shares under a title; nothing hides the widget."""
+        self._rows = tuple(sorted(rows, key=lambda row: -row.share)[: self._MOST])
+        self._title = title if len(rows) <= self._MOST else f"{title} ({self._MOST} of {len(rows)} shown)"
+        self.setVisible(bool(self._rows))
+        self.setToolTip("\n".join(f"{row.name}: {row.share:.3f}" for row in rows[:40]))
+        self.updateGeometry()
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        return QSize(200, self._ROW * (len(self._rows) + 1) + 4)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        text = self.palette().text().color()
+        painter.setPen(text)
+        metrics = self.fontMetrics()
+        painter.drawText(QRectF(0, 0, self.width(), self._ROW), Qt.AlignmentFlag.AlignLeft, self._title)
+        label = min(self.width() // 3, max((metrics.horizontalAdvance(row.name) for row in self._rows), default=0) + 6)
+        number = metrics.horizontalAdvance("0.00") + 8
+        for position, row in enumerate(self._rows):
+            top = (position + 1) * self._ROW + 2
+            name = metrics.elidedText(row.name, Qt.TextElideMode.ElideRight, label - 4)
+            painter.drawText(QRectF(0, top, label, self._ROW), Qt.AlignmentFlag.AlignVCenter, name)
+            room = self.width() - label - number
+            back = QColor(text)
+            back.setAlpha(30)
+            painter.fillRect(QRectF(label, top + 3, room, self._ROW - 6), back)
+            painter.fillRect(QRectF(label, top + 3, room * min(row.share, 1.0), self._ROW - 6), QColor("#3f9fd8"))
+            painter.drawText(
+                QRectF(self.width() - number, top, number, self._ROW),
+                Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
+                f"{row.share:.2f}",
+            )
+        painter.end()
