@@ -7,12 +7,19 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 
 from e2sam.modeling.e2sam import PromptTensors
+from e2sam.modeling.two_way import ImageSide, is_plain, two_way_pass, upscale
 
 __all__ = ["SamDecoder"]
+
+# Prompts decoded at once without gradients: their image tokens (4 MB each at 1024 pixels) stay near the caches.
+_CHUNK = 8
 
 
 class SamDecoder(nn.Module):
     """SAM's prompt encoder and mask decoder; weights and their names are segment_anything's own.
+
+    With gradients it runs segment_anything's modules; without, the same sums in an order that never projects the image
+    tokens, which depend on the image alone until the prompts' tokens have reached them (see `two_way`).
 
     Parameters
     ----------
@@ -22,7 +29,7 @@ class SamDecoder(nn.Module):
         Pixels of the frame behind one position of the embedding.
     """
 
-    def __init__(self, image_size: int = 1024, stride: int = 16, mlp_dim: int = 2048) -> None:
+    def __init__(self, image_size: int = 1024, stride: int = 16) -> None:
         super().__init__()
         grid = image_size // stride
         self.stride = stride
@@ -34,37 +41,102 @@ class SamDecoder(nn.Module):
         )
         self.mask_decoder = MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=mlp_dim, num_heads=8),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
             transformer_dim=256,
             iou_head_depth=3,
             iou_head_hidden_dim=256,
         )
+        self._image_side = ImageSide()
 
     def forward(
         self, image_embeddings: Tensor, prompts: PromptTensors, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """Decode B prompts on (B or 1, 256, h, w) embeddings; see `PromptDecoder`."""
-        height, width = image_embeddings.shape[-2:]
-        encoder = self.prompt_encoder
-        batch = prompts.point_coords.shape[0]
-        frame = (height * self.stride, width * self.stride)
-        sparse = self._embed_points(prompts.point_coords, prompts.point_labels, frame)
-        if prompts.mask_input is None:
-            dense = encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand(batch, -1, height, width)
-        else:
-            dense = encoder.mask_downscaling(prompts.mask_input)
-        pe = encoder.pe_layer((height, width)).unsqueeze(0)
-        if image_embeddings.shape[0] == 1:
-            return self.mask_decoder(image_embeddings, pe, sparse, dense, multimask_output)
-        parts = [
-            self.mask_decoder(image_embeddings[i : i + 1], pe, sparse[i : i + 1], dense[i : i + 1], multimask_output)
-            for i in range(batch)
-        ]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        """Decode B prompts on (B or 1, 256, h, w) embeddings; see `PromptDecoder`.
 
-    def _embed_points(self, coords: Tensor, labels: Tensor, frame: tuple[int, int]) -> Tensor:
-        """(B, P, 256) embeddings of points of every label; the half pixel is added here, as in SAM."""
+        Point coordinates are taken as segment_anything takes them: the half pixel to a pixel's centre is added here.
+        """
+        if torch.is_grad_enabled() or image_embeddings.shape[0] != 1 or not is_plain(self.mask_decoder.transformer):
+            return self._decode_with_modules(image_embeddings, prompts, multimask_output)
+        parts = [self._decode_quickly(image_embeddings, part, multimask_output) for part in _in_chunks(prompts, _CHUNK)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([iou for _, iou in parts])
+
+    def _decode_with_modules(
+        self, embeddings: Tensor, prompts: PromptTensors, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        decoder = self.mask_decoder
+        height, width = embeddings.shape[-2:]
+        tokens = self._tokens(prompts, (height, width))
+        source = embeddings + self._dense(prompts, (height, width))
+        positions = self.prompt_encoder.pe_layer((height, width)).expand_as(source)
+        queries, keys = decoder.transformer(source, positions, tokens)
+        upscaled = decoder.output_upscaling(keys.transpose(1, 2).unflatten(2, (height, width)))
+        logits = torch.einsum("bmc,bcyx->bmyx", self._mask_weights(queries, multimask_output), upscaled)
+        return logits, self._quality(queries, multimask_output)
+
+    def _decode_quickly(
+        self, embeddings: Tensor, prompts: PromptTensors, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        decoder = self.mask_decoder
+        height, width = embeddings.shape[-2:]
+        tokens = self._tokens(prompts, (height, width))
+        positions = self._image_side.positions(self.prompt_encoder.pe_layer, (height, width))
+        if prompts.mask_input is None:
+            keys = self._image_side.keys(embeddings, self.prompt_encoder.no_mask_embed.weight)
+        else:
+            keys = (embeddings + self._dense(prompts, (height, width))).flatten(2).transpose(1, 2).contiguous()
+        queries, keys = two_way_pass(decoder.transformer, tokens, keys, positions)
+        weights = self._mask_weights(queries, multimask_output)
+        logits = upscale(decoder.output_upscaling, keys, weights, (height, width))
+        return logits, self._quality(queries, multimask_output)
+
+    def _tokens(self, prompts: PromptTensors, grid: tuple[int, int]) -> Tensor:
+        """(B, 5 + P, 256): quality, four masks, then the prompt's points."""
+        decoder = self.mask_decoder
+        sparse = self._embed_points(prompts, grid)
+        output = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
+        return torch.cat((output.expand(sparse.shape[0], -1, -1), sparse), dim=1)
+
+    def _embed_points(self, prompts: PromptTensors, grid: tuple[int, int]) -> Tensor:
         encoder = self.prompt_encoder
-        positions = encoder.pe_layer.forward_with_coords(coords + 0.5, frame)
-        table = torch.cat([encoder.not_a_point_embed.weight, *(kind.weight for kind in encoder.point_embeddings)])
-        return positions * (labels >= 0).unsqueeze(-1) + table[labels + 1]
+        frame = (grid[0] * self.stride, grid[1] * self.stride)
+        positions = encoder.pe_layer.forward_with_coords(prompts.point_coords + 0.5, frame)
+        kinds = torch.cat((encoder.not_a_point_embed.weight, *(kind.weight for kind in encoder.point_embeddings)))
+        embedded: Tensor = positions * (prompts.point_labels >= 0).unsqueeze(-1) + kinds[prompts.point_labels + 1]
+        return embedded
+
+    def _dense(self, prompts: PromptTensors, grid: tuple[int, int]) -> Tensor:
+        """(B or 1, 256, h, w) embedding of the mask prompts, or of their absence."""
+        encoder = self.prompt_encoder
+        if prompts.mask_input is None:
+            absent: Tensor = encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+            return absent.expand(-1, -1, *grid)
+        dense: Tensor = encoder.mask_downscaling(prompts.mask_input)
+        return dense
+
+    def _mask_weights(self, queries: Tensor, multimask_output: bool) -> Tensor:
+        """(B, M, 32) weights of the upscaled channels in each mask."""
+        wanted = range(1, self.mask_decoder.num_mask_tokens) if multimask_output else range(1)
+        networks = self.mask_decoder.output_hypernetworks_mlps
+        return torch.stack([networks[index](queries[:, 1 + index]) for index in wanted], dim=1)
+
+    def _quality(self, queries: Tensor, multimask_output: bool) -> Tensor:
+        """(B, M) predicted IoU."""
+        quality: Tensor = self.mask_decoder.iou_prediction_head(queries[:, 0])
+        return quality[:, 1:] if multimask_output else quality[:, :1]
+
+
+def _in_chunks(prompts: PromptTensors, size: int) -> list[PromptTensors]:
+    num = prompts.point_coords.shape[0]
+    if num <= size:
+        return [prompts]
+    parts = [slice(start, start + size) for start in range(0, num, size)]
+    return [
+        PromptTensors(
+            prompts.point_coords[part],
+            prompts.point_labels[part],
+            None if prompts.mask_input is None else prompts.mask_input[part],
+        )
+        for part in parts
+    ]
