@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 __all__ = ["emit", "progress", "set_up_logging"]
@@ -16,13 +19,30 @@ T = TypeVar("T")
 
 
 def emit(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
-    """Print `result` as one JSON object, or `lines` for a person."""
+    """Print `result` as one JSON object, or `lines` for a person.
+
+    NumPy values and arrays become numbers and lists, paths text, NaN and infinities null.
+    """
     if as_json:
-        sys.stdout.write(json.dumps(result, allow_nan=False, default=str) + "\n")
+        sys.stdout.write(json.dumps(_plain(result), allow_nan=False) + "\n")
     else:
         for line in lines:
             sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def progress(steps: Iterable[T], total: int | None, what: str) -> Iterator[T]:

@@ -32,6 +32,8 @@ _COLOUR_WAVELENGTHS = {"r": 650.0, "red": 650.0, "g": 560.0, "green": 560.0, "b"
 _TRUE_COLOUR = (650.0, 560.0, 480.0)
 _COLOUR_INFRARED = (850.0, 650.0, 560.0)
 _NEAR_NM = 50.0
+# Water vapour hides the ground there: bands of satellites that look at the atmosphere, nm.
+_WATER_VAPOUR = ((930.0, 960.0), (1350.0, 1420.0), (1800.0, 1950.0))
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def suggest_selections(
 
     First true colour where the stack has it (SAM was trained on photographs), then two colours with the channel that
     adds most to them, then colour infrared, then triples by the optimum index factor. Channels that are constant or
-    have no valid pixel are left out; where fewer than three are left, they are the only suggestion.
+    have no valid pixel are left out, and satellite bands that see water vapour only; where fewer than three channels
+    are left, they are the only suggestion.
     """
     known = channel_statistics(stack) if statistics is None else statistics
     usable = [index for index in range(stack.num_channels) if known.valid_share[index] > 0]
@@ -176,7 +179,9 @@ def suggest_selections(
     keys = plane_order(stack)
     found: dict[frozenset[int], Suggestion] = {}
     # Asked for more than are wanted: some are the named ones again.
-    triples = best_triples(known.correlation, known.information, usable, top + 3)
+    ground = [index for index in usable if not _sees_vapour(stack.channels[index])]
+    drawn = ground if len(ground) >= 3 else usable
+    triples = best_triples(known.correlation, known.information, drawn, top + 3)
     ordered = [
         (tuple(sorted(triple, key=lambda index: keys[index])), "informative and decorrelated") for triple in triples
     ]
@@ -211,6 +216,11 @@ def _wavelength(channel: ChannelSpec) -> float | None:
     if channel.wavelength_nm is not None:
         return channel.wavelength_nm
     return _COLOUR_WAVELENGTHS.get(channel.name.lower())
+
+
+def _sees_vapour(channel: ChannelSpec) -> bool:
+    length = channel.wavelength_nm
+    return channel.kind == "reflectance" and length is not None and any(a <= length <= b for a, b in _WATER_VAPOUR)
 
 
 def _named_triples(

@@ -14,7 +14,7 @@ from e2sam.data.stack import ChannelSpec
 __all__ = ["described", "unique_names"]
 
 _WAVELENGTH = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*(nm|um|µm|μm)(?![a-z])", re.IGNORECASE)
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SEPARATORS = re.compile(r"[\s_\-./()\[\]]+")
 _COLOURS = ({"r", "g", "b"}, {"red", "green", "blue"})
 _POLARISATIONS = {"hh", "hv", "vh", "vv"}
 _STAINS = {"dapi", "hoechst", "gfp", "rfp", "yfp", "cfp", "mcherry", "cy3", "cy5", "fitc", "tritc"}
@@ -43,7 +43,7 @@ def described(channels: Sequence[ChannelSpec], dtype: np.dtype[Any]) -> tuple[Ch
 
 
 def _described(channel: ChannelSpec, dtype: np.dtype[Any], bands: dict[str, float], colours: set[str]) -> ChannelSpec:
-    words = [word.lower() for word in _WORDS.findall(channel.name)]
+    words = [word.lower().rstrip("0123456789") for word in _SEPARATORS.split(channel.name) if word]
     kind = channel.kind or _kind(channel.name, set(words), bands, colours)
     unit = channel.unit or _unit(words, kind)
     wavelength, nodata = channel.wavelength_nm, channel.nodata

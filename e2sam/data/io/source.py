@@ -56,6 +56,8 @@ class RawImage:
         Geo-reference, or None.
     num_colours
         3 for a colour photograph, 1 for a grey one, whose further samples are alpha; 0 where it is not known to be one.
+    is_alpha_certain
+        Whether the further samples are alpha for certain. TIFF writers call the fourth of any four 8-bit planes alpha.
     """
 
     data: LazyArray
@@ -64,6 +66,7 @@ class RawImage:
     nodata: float | None = None
     geo: GeoReference | None = None
     num_colours: int = 0
+    is_alpha_certain: bool = True
 
 
 class LazyView:

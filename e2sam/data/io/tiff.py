@@ -48,6 +48,7 @@ def read_tiff(path: Path) -> RawImage:
                 nodata=nodata_of(file),
                 geo=geo_reference_of(series.keyframe),
                 num_colours=0 if channels else _num_colours(series.keyframe),
+                is_alpha_certain=False,
             )
         except BaseException:
             file.close()
