@@ -55,12 +55,20 @@ class SamDecoder(nn.Module):
 
         Point coordinates are taken as segment_anything takes them: the half pixel to a pixel's centre is added here.
         """
-        if torch.is_grad_enabled() or image_embeddings.shape[0] != 1 or not is_plain(self.mask_decoder.transformer):
+        if torch.is_grad_enabled() or not is_plain(self.mask_decoder.transformer):
             return self._decode_with_modules(image_embeddings, prompts, multimask_output)
-        parts = [self._decode_quickly(image_embeddings, part, multimask_output) for part in _in_chunks(prompts, _CHUNK)]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([logits for logits, _ in parts]), torch.cat([iou for _, iou in parts])
+        num = prompts.point_coords.shape[0]
+        if num <= _CHUNK:
+            return self._decode_quickly(image_embeddings, prompts, multimask_output)
+        parts = [slice(start, start + _CHUNK) for start in range(0, num, _CHUNK)]
+        shared = image_embeddings.shape[0] == 1
+        decoded = [
+            self._decode_quickly(
+                image_embeddings if shared else image_embeddings[part], _taken(prompts, part), multimask_output
+            )
+            for part in parts
+        ]
+        return torch.cat([logits for logits, _ in decoded]), torch.cat([quality for _, quality in decoded])
 
     def _decode_with_modules(
         self, embeddings: Tensor, prompts: PromptTensors, multimask_output: bool
@@ -127,16 +135,6 @@ class SamDecoder(nn.Module):
         return quality[:, 1:] if multimask_output else quality[:, :1]
 
 
-def _in_chunks(prompts: PromptTensors, size: int) -> list[PromptTensors]:
-    num = prompts.point_coords.shape[0]
-    if num <= size:
-        return [prompts]
-    parts = [slice(start, start + size) for start in range(0, num, size)]
-    return [
-        PromptTensors(
-            prompts.point_coords[part],
-            prompts.point_labels[part],
-            None if prompts.mask_input is None else prompts.mask_input[part],
-        )
-        for part in parts
-    ]
+def _taken(prompts: PromptTensors, part: slice) -> PromptTensors:
+    mask = prompts.mask_input
+    return PromptTensors(prompts.point_coords[part], prompts.point_labels[part], None if mask is None else mask[part])

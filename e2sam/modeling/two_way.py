@@ -47,7 +47,7 @@ class ImageSide:
         return ImageSide, ()
 
     def keys(self, embeddings: Tensor, no_mask: Tensor) -> Tensor:
-        """Image tokens (1, h * w, 256) of embeddings (1, 256, h, w) without a mask prompt."""
+        """Image tokens (B, h * w, 256) of embeddings (B, 256, h, w) without a mask prompt."""
         state = (*_state(embeddings), *_state(no_mask), no_mask.data_ptr())
         if self._source is None or self._source() is not embeddings or self._keys_of != state:
             self._keys = (embeddings + no_mask.view(1, -1, 1, 1)).flatten(2).transpose(1, 2).contiguous()
