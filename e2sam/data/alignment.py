@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ __all__ = ["WARNING_SHIFT", "ChannelShift", "estimate_shift", "estimate_shifts",
 WARNING_SHIFT = 2.0
 """Pixels of shift from which on a user is warned."""
 
-_LONGEST_SIDE = 1024
+_LONGEST_SIDE = 768
 _SMALLEST_CORRELATION = 0.15
+_AGREEING_QUARTERS = 3
+_LARGEST_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class ChannelShift:
     correlation
         Correlation of the edges of both after the shift, -1..1.
     is_reliable
-        Whether the edges agree enough to believe the shift, and better with it than without.
+        Whether to believe the shift: the edges agree, and at least three quarters of the image say the same.
     """
 
     name: str
@@ -63,7 +66,7 @@ def estimate_shifts(
 
     Measured on the magnitude of the gradient, which unlike sensors share where their values have nothing in common, by
     phase correlation to a tenth of a pixel (Guizar-Sicairos et al. 2008, as in scikit-image). Large stacks are read
-    as their central window of 1024 x 1024 pixels, for reduced ones would hide small shifts.
+    as their central window of 768 x 768 pixels, for reduced ones would hide small shifts.
 
     Parameters
     ----------
@@ -241,20 +244,34 @@ def _edges(plane: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]
 
 
 def _shift_between(target: NDArray[np.float32], moving: NDArray[np.float32]) -> tuple[float, float, float, bool]:
+    best, dy, dx = _best_shift(target, moving)
+    # Unlike sensors see unlike things, and a few bright ones can pull the image; a true shift is the same all over.
+    agreeing = 0
+    for rows, columns in product(_halves(target.shape[0]), _halves(target.shape[1])):
+        _, y, x = _best_shift(target[rows, columns], moving[rows, columns])
+        agreeing += np.hypot(y - dy, x - dx) <= WARNING_SHIFT
+    # Adding 0 turns -0 into 0.
+    return dx + 0.0, dy + 0.0, best, best >= _SMALLEST_CORRELATION and agreeing >= _AGREEING_QUARTERS
+
+
+def _best_shift(target: NDArray[np.float32], moving: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Correlation, dy and dx of the shift under which the edges agree best."""
     if not (target.any() and moving.any()):
-        return 0.0, 0.0, 0.0, False
+        return -1.0, 0.0, 0.0
     taper = np.outer(np.hanning(target.shape[0] + 2)[1:-1], np.hanning(target.shape[1] + 2)[1:-1])
     first, second = ((edges - edges.mean()) * taper for edges in (target, moving))
-    shift, _, _ = phase_cross_correlation(first, second, upsample_factor=10, normalization="phase")
-    candidates = [(0.0, 0.0), (float(shift[0]), float(shift[1]))]
+    candidates = [(0.0, 0.0)]
     # Phase correlation weighs all frequencies alike and can lock on noise; plain correlation is the second opinion.
-    plain, _, _ = phase_cross_correlation(first, second, upsample_factor=10, normalization=None)
-    candidates.append((float(plain[0]), float(plain[1])))
-    scored = [(_correlation(target, moving, dy, dx), dy, dx) for dy, dx in candidates]
-    best, dy, dx = max(scored)
-    is_reliable = best >= _SMALLEST_CORRELATION
-    # Adding 0 turns -0 into 0.
-    return dx + 0.0, dy + 0.0, best, is_reliable
+    for normalization in ("phase", None):
+        (dy, dx), _, _ = phase_cross_correlation(first, second, upsample_factor=10, normalization=normalization)
+        candidates.append((float(dy), float(dx)))
+    return max((_correlation(target, moving, dy, dx), dy, dx) for dy, dx in candidates)
+
+
+def _halves(length: int) -> tuple[slice, slice]:
+    """Two overlapping parts of an axis, each of three fifths."""
+    part = -(-length * 3 // 5)
+    return slice(0, part), slice(length - part, length)
 
 
 def _correlation(target: NDArray[np.float32], moving: NDArray[np.float32], dy: float, dx: float) -> float:
@@ -262,8 +279,7 @@ def _correlation(target: NDArray[np.float32], moving: NDArray[np.float32], dy: f
     height, width = target.shape
     rows = slice(max(0, int(np.ceil(dy))), min(height, height + int(np.floor(dy))))
     columns = slice(max(0, int(np.ceil(dx))), min(width, width + int(np.floor(dx))))
-    # A shift that leaves under a quarter of the image is no alignment.
-    if (rows.stop - rows.start) * (columns.stop - columns.start) < height * width / 4:
+    if abs(dy) > height * _LARGEST_SHARE or abs(dx) > width * _LARGEST_SHARE:
         return -1.0
     first = target[rows, columns]
     second = ndimage.shift(moving, (dy, dx), order=1, prefilter=False)[rows, columns]

@@ -39,8 +39,8 @@ def test_compression_by_hand() -> None:
     """The counts 6, 1, 40, 4, 5, 4, 5, 4, 21, coded on paper.
 
     6 -> '6'; 1 -> '1'; 40 = 8 + 32 * 1 -> 48 + 8 + 32 = 'X', '1'; 4 - 1 = 3 -> '3'; 5 - 40 = -35, whose low five bits
-    are 29, and then -2, which is 30: 48 + 29 + 32 = 'm', 48 + 30 = 'N'; three differences of 0 -> '000'; 21 - 5 = 16 has
-    the sign bit, so another group follows: 48 + 16 + 32 = '`', '0'.
+    are 29, and then -2, which is 30: 48 + 29 + 32 = 'm', 48 + 30 = 'N'; three differences of 0 -> '000'; 21 - 5 = 16
+    has the sign bit, so another group follows: 48 + 16 + 32 = '`', '0'.
     """
     counts = [6, 1, 40, 4, 5, 4, 5, 4, 21]
     assert compress_counts(counts) == "61X13mN000`0"
