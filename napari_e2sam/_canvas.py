@@ -301,7 +301,8 @@ class Canvas:
         """Bring a box into view where it is not."""
         assert self._scene is not None
         centre = np.array(((box[1] + box[3]) / 2, (box[0] + box[2]) / 2)) * self._scene.scale + self._scene.translate
-        camera = self.viewer.camera
+        # napari 0.9 moved the camera into the scene; older ones have it on the viewer.
+        camera = self.viewer.scene.camera if hasattr(self.viewer, "scene") else self.viewer.camera
         camera.center = (camera.center[0], float(centre[0]), float(centre[1]))
 
     # -- tools -------------------------------------------------------------------------------------------------------

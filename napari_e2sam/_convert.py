@@ -20,6 +20,7 @@ __all__ = [
     "AxisChoice",
     "Scene",
     "axis_choices",
+    "axis_labels",
     "box_of_corners",
     "channels_first",
     "corners_of_box",
@@ -99,6 +100,12 @@ def corners_of_box(box: Sequence[float]) -> NDArray[np.float64]:
     """(4, 2) corners (row, column) of a box x0, y0, x1, y1, for a Shapes layer."""
     x0, y0, x1, y1 = box
     return points_of_xy([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+
+def axis_labels(stack: ChannelStack) -> tuple[str, ...]:
+    """Names of a stack's axes for the sliders of the viewer."""
+    names = {"T": "time", "Z": "depth"}
+    return (*(names[axis] for axis in stack.leading), "channel", "row", "column")
 
 
 def axis_choices(layer: Image) -> tuple[AxisChoice, ...]:

@@ -419,6 +419,6 @@ def _model_text(model: dict[str, Any]) -> str:
         return ""
     size = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
     kind = f"student of {_listed(model['channels'])}, " if model["channels"] else ""
-    return f"{kind}{size}frame of {model['image_size']} px, on {model['device']}"
+    return f"{Path(model['name']).name}, {kind}{size}frame of {model['image_size']} px, on {model['device']}"
 
 

@@ -186,7 +186,7 @@ class ObjectControl:
 
     def _end_everything(self) -> tuple[int, tuple[int, ...]] | None:
         place, self._everything = self._everything, None
-        self._panel.actions_by_name["everything"].setText("Segment all")
+        self._panel.actions_by_name["everything"].setText("All")
         return place
 
     def _on_everything_failed(self, text: str) -> None:

@@ -64,7 +64,7 @@ class PromptControl:
         self._work.canvas.take_tool(name)
         self._panel.set_hint(
             {
-                "points": "Left click: inside.  Right click or Shift: outside.  Drag moves the view.",
+                "points": "Left click: inside.  Right click: outside.",
                 "box": "Drag a box around the object.",
                 "scribble": "Click along the object, double-click to end.",
                 "move": "Select points, drag them, or press Delete.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_e2sam._convert import AXIS_KEY, STACK_KEY
+from napari_e2sam._convert import AXIS_KEY, STACK_KEY, axis_labels
 
 __all__ = ["get_reader", "read"]
 
@@ -35,4 +35,4 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     is_photograph = stack.num_channels == 3 and np.dtype(stack.data.dtype) == np.uint8 and not stack.leading
     if is_photograph and isinstance(stack.data, np.ndarray):
         return [(np.moveaxis(stack.data, 0, -1), {"name": name, "metadata": metadata, "rgb": True}, "image")]
-    return [(stack.data, {"name": name, "metadata": metadata, "rgb": False}, "image")]
+    return [(stack.data, {"name": name, "metadata": metadata, "rgb": False, "axis_labels": axis_labels(stack)}, "image")]

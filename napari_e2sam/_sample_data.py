@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from napari_e2sam._convert import STACK_KEY
+from napari_e2sam._convert import STACK_KEY, axis_labels
 
 __all__ = ["motorcycle", "motorcycle_stack", "synthetic"]
 
@@ -42,4 +42,4 @@ def synthetic() -> list[LayerData]:
 
 
 def _layer(stack: ChannelStack, name: str) -> LayerData:
-    return stack.data, {"name": name, "metadata": {STACK_KEY: stack}, "rgb": False}, "image"
+    return stack.data, {"name": name, "metadata": {STACK_KEY: stack}, "rgb": False, "axis_labels": axis_labels(stack)}, "image"

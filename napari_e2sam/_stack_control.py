@@ -121,7 +121,7 @@ class StackControl:
             if text
         )
         many = f"{stack.num_channels} channel{'s' if stack.num_channels > 1 else ''}"
-        self._panel.set_summary(f"{many}, {width} x {height} px, {stack.data.dtype}{planes}", warning)
+        self._panel.set_summary(f"{many}, {width} x {height} px, {stack.data.dtype}{planes}", warning, is_ready=True)
         work.say("", "info")
         work.session.go_to(record.id, self._plane())
         self._update_worklist()

@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -62,10 +61,10 @@ class Engine:
     Parameters
     ----------
     api
-        The package `e2sam`, or anything with its `load_model`, `Predictor` and `segment_everything`.
+        Anything with the engine's `load_model`, `Predictor` and `segment_everything_steps`.
     """
 
-    def __init__(self, api: ModuleType | Any) -> None:
+    def __init__(self, api: Any) -> None:
         self._api = api
         self._model: Any = None
         self._predictor: Any = None
@@ -168,10 +167,14 @@ class Engine:
 
     def everything(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
         """Instances of the whole image, (H, W) int32, 0 = none."""
-        job.step(0.0, "Segmenting everything")
-        labels = self._api.segment_everything(
-            self._ready, progress=lambda done, total: job.step(done / max(total, 1), "Segmenting everything")
-        )
+        steps = self._api.segment_everything_steps(self._ready)
+        labels = None
+        while labels is None:
+            try:
+                step = next(steps)
+                job.step(step.done / max(step.total, 1), "Segmenting everything")
+            except StopIteration as end:
+                labels = end.value
         return {"objects": int(labels.max())}, {"labels": np.asarray(labels, np.int32)}
 
     @property
@@ -260,11 +263,17 @@ def _answer(engine: Engine, request: Message, writing: BinaryIO, cancelled: set[
 
 def main() -> int:
     """Serve on this process's own pipes; whatever prints goes to standard error."""
-    import e2sam
+    from types import SimpleNamespace
+
+    from e2sam import Predictor, load_model
+    from e2sam.inference.automatic import segment_everything_steps
 
     writing = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(Engine(e2sam), sys.stdin.buffer, writing)
+    api = SimpleNamespace(
+        load_model=load_model, Predictor=Predictor, segment_everything_steps=segment_everything_steps
+    )
+    serve(Engine(api), sys.stdin.buffer, writing)
     return 0
 
 

@@ -23,7 +23,7 @@ class Column:
     """Columns, left to right."""
 
     NAME, ROLE, UNIT, RECIPE, RANGE, HISTOGRAM, INVALID = range(7)
-    TITLES = ("Channel", "Role", "Unit", "Recipe", "Range", "Values", "Invalid")
+    TITLES = ("Channel", "Role", "Unit", "Recipe", "Range", "Values", "Inv.")
 
 
 class ChannelTable(QAbstractTableModel):
@@ -130,9 +130,9 @@ def _text(row: ChannelRow, column: int) -> str | None:
     if column == Column.RECIPE:
         return row.recipe
     if column == Column.RANGE:
-        return f"{row.low:.4g} - {row.high:.4g}"
+        return f"{row.low:.3g}-{row.high:.3g}"
     if column == Column.INVALID:
-        return "" if row.invalid == 0 else f"{100 * row.invalid:.1f} %" if row.invalid >= 0.001 else "< 0.1 %"
+        return "" if row.invalid == 0 else f"{100 * row.invalid:.0f}%" if row.invalid >= 0.01 else "<1%"
     return None
 
 

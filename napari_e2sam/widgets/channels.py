@@ -61,26 +61,31 @@ class ChannelsPanel(QWidget):
         self.view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.view.verticalHeader().hide()
         self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        self.view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header = self.view.horizontalHeader()
+        header.setMinimumSectionSize(24)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setHighlightSections(False)
-        for column, width in enumerate((92, 58, 40, 76, 88, 64, 56)):
+        for column, width in enumerate((80, 54, 32, 72, 66, 40, 30)):
             self.view.setColumnWidth(column, width)
         header.setStretchLastSection(True)
         self.filter = QLineEdit(objectName="filter", placeholderText="Filter: name, role, unit or 10-20")
         self.filter.setClearButtonEnabled(True)
         self.suggest = QPushButton("Suggest", objectName="suggest")
         self.presets = QComboBox(objectName="preset")
+        self.presets.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.presets.setMinimumContentsLength(12)
         self.save_preset = QPushButton("Save", objectName="save_preset")
         self.all = QPushButton("All", objectName="all")
         self.none = QPushButton("None", objectName="none")
         self.count = QLabel()
-        self.composite = QCheckBox("Show what the model sees", objectName="composite")
+        self.composite = QCheckBox("Model input", objectName="composite")
         self.reason = QLabel(wordWrap=True)
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setSpacing(4)
         top = QHBoxLayout()
         top.addWidget(self.suggest)
         top.addWidget(self.presets, 1)
@@ -114,7 +119,7 @@ class ChannelsPanel(QWidget):
         """Show the channels of a stack."""
         self.table.set_rows(rows)
         shown = min(max(len(rows), 3), _SHOWN_ROWS)
-        self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 20)
+        self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 4)
         many = len(rows) > _SHOWN_ROWS
         for widget in (self.filter, self.all, self.none):
             widget.setVisible(many)
@@ -145,7 +150,7 @@ class ChannelsPanel(QWidget):
             self.composite.setChecked(shown)
 
     def sizeHint(self) -> QSize:
-        return QSize(380, super().sizeHint().height())
+        return QSize(360, super().sizeHint().height())
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if watched is self.view and event.type() == QEvent.Type.KeyPress and event.key() == Qt.Key.Key_Space:

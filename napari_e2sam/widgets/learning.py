@@ -55,7 +55,8 @@ class LearningPanel(QWidget):
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setSpacing(4)
         grid = QGridLayout()
         grid.addWidget(self.finetune, 0, 0)
         grid.addWidget(self.inherit, 0, 1)

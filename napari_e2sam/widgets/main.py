@@ -7,6 +7,7 @@ from pathlib import Path
 
 import napari
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -42,10 +43,11 @@ class Section(QWidget):
 
     def __init__(self, title: str, content: QWidget, is_open: bool = True) -> None:
         super().__init__()
+        self._title = title
         self.heading = QToolButton(text=title, checkable=True, checked=is_open)
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.heading.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.heading.setStyleSheet("QToolButton { font-weight: bold; border: none; text-align: left; padding: 3px; }")
+        self.heading.setStyleSheet("QToolButton { font-weight: bold; border: none; text-align: left; padding: 2px; }")
         self.content = content
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -54,6 +56,14 @@ class Section(QWidget):
         layout.addWidget(content)
         self.heading.toggled.connect(self._on_toggled)
         self._on_toggled(is_open)
+
+    def set_summary(self, text: str) -> None:
+        """Show one line beside the title, so that a folded panel still says what matters."""
+        self.heading.setText(f"{self._title}:  {text}" if text else self._title)
+
+    def set_open(self, is_open: bool) -> None:
+        """Fold or unfold."""
+        self.heading.setChecked(is_open)
 
     def _on_toggled(self, is_open: bool) -> None:
         self.heading.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
@@ -99,7 +109,7 @@ class SegmentWidget(QWidget):
         self.sections = {
             "stack": Section("Stack", self.panels.stack),
             "channels": Section("Channels", self.panels.channels),
-            "model": Section("Model", self.panels.model),
+            "model": Section("Model", self.panels.model, is_open=False),
             "prompts": Section("Prompts", self.panels.prompts),
             "objects": Section("Objects", self.panels.objects),
             "learning": Section("Learning", self.panels.learning, is_open=False),
@@ -108,14 +118,17 @@ class SegmentWidget(QWidget):
         stacked = QVBoxLayout(column)
         stacked.setContentsMargins(0, 0, 0, 0)
         stacked.setSpacing(2)
-        for section in self.sections.values():
-            stacked.addWidget(section)
+        for name, section in self.sections.items():
+            stacked.addWidget(section, 10 if name == "objects" else 0)
         stacked.addStretch(1)
+        self.panels.stack.summarized.connect(self._on_stack_summarized)
+        self.panels.model.summarized.connect(self.sections["model"].set_summary)
         self.scroll = QScrollArea()
         self.scroll.setWidgetResizable(True)
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setWidget(column)
+        self._column = column
         self.status = QLabel(wordWrap=True)
         self.status.setMinimumHeight(18)
         self.keys = QToolButton(text="Keys")
@@ -127,7 +140,21 @@ class SegmentWidget(QWidget):
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self.scroll, 1)
         layout.addLayout(bottom)
-        self.setMinimumWidth(380)
+        self._fit_width()
+
+    def _fit_width(self) -> None:
+        """As wide as the panels need beside the scroll bar, so that the bar never covers them."""
+        bar = self.scroll.verticalScrollBar().sizeHint().width()
+        self.scroll.setMinimumWidth(self._column.minimumSizeHint().width() + bar)
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Fit the width once the theme's fonts and margins are known."""
+        super().showEvent(event)
+        self._fit_width()
+
+    def _on_stack_summarized(self, text: str, needs_attention: bool) -> None:
+        self.sections["stack"].set_summary(text)
+        self.sections["stack"].set_open(needs_attention)
 
     def say(self, text: str, kind: str) -> None:
         """Show one line about what happens."""

@@ -18,6 +18,7 @@ class ModelPanel(QWidget):
 
     model_chosen = Signal(str)
     browse_asked = Signal()
+    summarized = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -30,7 +31,8 @@ class ModelPanel(QWidget):
         self.progress = QProgressBar(textVisible=True)
         self.progress.setFixedHeight(14)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setSpacing(4)
         row = QHBoxLayout()
         row.addWidget(self.models, 1)
         row.addWidget(self.browse)
@@ -51,16 +53,13 @@ class ModelPanel(QWidget):
             self.models.setCurrentIndex(self._names.index(current) if current in self._names else -1)
 
     def set_details(self, text: str) -> None:
-        """Show size, licence and device of the model in use."""
+        """Show size, licence and device of the model in use, name first."""
+        self.summarized.emit(text.split(",")[0].splitlines()[0] if text else "")
         self.details.setText(text)
         self.details.setVisible(bool(text))
 
     def set_progress(self, share: float | None, text: str) -> None:
         """Show work under way: a share in 0..1, negative where unknown; None hides it."""
-        policy = self.progress.sizePolicy()
-        # The bar keeps its place while hidden, so that panels below do not jump at every encoding.
-        policy.setRetainSizeWhenHidden(True)
-        self.progress.setSizePolicy(policy)
         self.progress.setVisible(share is not None)
         if share is not None:
             self.progress.setRange(0, 0 if share <= 0 else 100)

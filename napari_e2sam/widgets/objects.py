@@ -30,8 +30,8 @@ _ACTIONS = (
     ("delete", "Delete"),
     ("merge", "Merge"),
     ("split", "Split"),
-    ("next", "Next unreviewed"),
-    ("everything", "Segment all"),
+    ("next", "Next"),
+    ("everything", "All"),
     ("import", "Import..."),
     ("export", "Export..."),
 )
@@ -66,9 +66,9 @@ class ObjectsPanel(QWidget):
         self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.view.horizontalHeader().setStretchLastSection(True)
-        for column, width in enumerate((52, 84, 46, 68, 78)):
+        for column, width in enumerate((50, 76, 44, 66, 70)):
             self.view.setColumnWidth(column, width)
-        self.view.setMinimumHeight(_ROW_HEIGHT * 6)
+        self.view.setMinimumHeight(_ROW_HEIGHT * 5)
         self.classes = QComboBox(objectName="classes")
         self.add_class = QPushButton("New class...", objectName="add_class")
         self.undo = QPushButton("Undo", objectName="undo")
@@ -80,7 +80,8 @@ class ObjectsPanel(QWidget):
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setSpacing(4)
         top = QHBoxLayout()
         top.addWidget(QLabel("Class"))
         top.addWidget(self.classes, 1)

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -23,7 +22,7 @@ from napari_e2sam._rows import CandidateRow, ShareRow, area_text
 
 __all__ = ["PromptsPanel", "ShareBars"]
 
-_TOOLS = (("points", "Points"), ("box", "Box"), ("scribble", "Scribble"), ("move", "Edit points"))
+_TOOLS = (("points", "Points"), ("box", "Box"), ("scribble", "Scribble"), ("move", "Edit"))
 
 
 class PromptsPanel(QWidget):
@@ -48,44 +47,36 @@ class PromptsPanel(QWidget):
         self.set_shares((), "")
 
     def _build(self) -> None:
-        self.tools: dict[str, QToolButton] = {}
+        self.tools: dict[str, QPushButton] = {}
         self._tool_group = QButtonGroup(self)
         for name, text in _TOOLS:
-            button = QToolButton(text=text, checkable=True, objectName=name)
-            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            button = QPushButton(text, checkable=True, objectName=name)
             self._tool_group.addButton(button)
             self.tools[name] = button
-        self.hint = QLabel("Left click: inside.  Right click or Shift: outside.")
-        self.hint.setWordWrap(True)
-        self.hover = QCheckBox("Preview on hover", objectName="hover")
-        self.window = QCheckBox("Refine around the object", objectName="window")
-        self.candidates = [
-            QToolButton(checkable=True, objectName="candidates", toolButtonStyle=Qt.ToolButtonStyle.ToolButtonTextOnly)
-            for _ in range(3)
-        ]
+        self.hint = QLabel("Left click: inside.  Right click: outside.")
+        self.hover = QCheckBox("Hover preview", objectName="hover")
+        self.window = QCheckBox("Refine", objectName="window")
+        self.candidates = [QPushButton(checkable=True, objectName="candidates") for _ in range(3)]
         self._candidate_group = QButtonGroup(self)
         for index, button in enumerate(self.candidates):
-            button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            button.setMinimumWidth(40)
             self._candidate_group.addButton(button, index)
         self.accept = QPushButton("Accept (A)", objectName="accept")
         self.clear = QPushButton("Clear (C)", objectName="clear")
         self.bars = ShareBars()
-        self.leave_one_out = QPushButton("Leave one out", objectName="leave_one_out")
+        self.leave_one_out = QPushButton("Leave out", objectName="leave_one_out")
         self.next_click = QPushButton("Next click", objectName="next_click", checkable=True)
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setSpacing(4)
         tools = QHBoxLayout()
         tools.setSpacing(2)
         for button in self.tools.values():
             tools.addWidget(button)
         layout.addLayout(tools)
         layout.addWidget(self.hint)
-        options = QHBoxLayout()
-        options.addWidget(self.hover)
-        options.addWidget(self.window)
-        layout.addLayout(options)
         candidates = QHBoxLayout()
         candidates.setSpacing(2)
         for button in self.candidates:
@@ -97,8 +88,8 @@ class PromptsPanel(QWidget):
         layout.addLayout(buttons)
         layout.addWidget(self.bars)
         more = QHBoxLayout()
-        more.addWidget(self.leave_one_out)
-        more.addWidget(self.next_click)
+        for widget in (self.hover, self.window, self.leave_one_out, self.next_click):
+            more.addWidget(widget)
         layout.addLayout(more)
 
     def _connect(self) -> None:
@@ -129,7 +120,8 @@ class PromptsPanel(QWidget):
             button.setVisible(index < max(len(rows), 1))
             button.setEnabled(index < len(rows))
             if index < len(rows):
-                button.setText(f"{index + 1}:  {rows[index].score:.2f}   {area_text(rows[index].area)}")
+                button.setText(f"{index + 1}:  {rows[index].score:.2f}")
+                button.setToolTip(f"Predicted quality {rows[index].score:.3f}, {area_text(rows[index].area)}")
                 button.setChecked(index == current)
             else:
                 button.setText("No mask yet")

@@ -35,6 +35,7 @@ class StackPanel(QWidget):
     blink_asked = Signal(bool)
     plane_asked = Signal(int)  # -1 previous, +1 next image of the worklist
     done_changed = Signal(bool)
+    summarized = Signal(str, bool)  # one line, and whether the user should look at the panel
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -64,7 +65,8 @@ class StackPanel(QWidget):
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(4, 2, 4, 2)
+        layout.setSpacing(4)
         layout.addWidget(self.layers)
         layout.addWidget(self.axis)
         layout.addWidget(self.summary)
@@ -105,6 +107,7 @@ class StackPanel(QWidget):
         self.layers.setFixedHeight(_ROW_HEIGHT * max(1, min(4, len(rows))) + 6)
         self.layers.setVisible(len(rows) > 0)
         self.sample.setVisible(len(rows) == 0)
+        self.align.setVisible(len(rows) > 0)
 
     def set_axes(self, texts: Sequence[str], current: int) -> None:
         """Show the ways to find channels in the layer; hidden where there is only one."""
@@ -114,13 +117,12 @@ class StackPanel(QWidget):
             self.axis.setCurrentIndex(current)
         self.axis.setVisible(len(texts) > 1)
 
-    def set_summary(self, text: str, warning: str = "") -> None:
+    def set_summary(self, text: str, warning: str = "", is_ready: bool = False) -> None:
         """Show what the stack is, and what is wrong with it."""
+        self.summarized.emit(text if is_ready else "", not is_ready or bool(warning) or self.layers.count() > 1)
         self.summary.setText(text)
         self.warning.setText(warning)
         self.warning.setVisible(bool(warning))
-        for button in (self.align, self.correct, self.blink):
-            button.setEnabled(bool(text))
 
     def set_alignment(self, text: str, can_correct: bool) -> None:
         """Show the result of the alignment check."""
