@@ -58,7 +58,7 @@ SETS = (
     ClickSet(
         "nf1_nuclei",
         tuple((f"cellpaint_nf1_{well}.tif", f"cellpaint_nf1_{well}_nuclei.png") for well in ("B7", "D7")),
-        ("RFP", "GFP", "DAPI"),
+        ("RFP_actin", "GFP_ER", "DAPI_nuclei"),
         True,
     ),
     ClickSet(

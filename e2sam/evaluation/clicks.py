@@ -36,7 +36,9 @@ class PromptedAnswer(Protocol):
 class PromptedModel(Protocol):
     """What the protocol needs of `e2sam.Predictor`, or of a classical method behind the same call."""
 
-    def predict(self, points: Any = ..., labels: Any = ..., box: Any = ..., mask: Any = ..., multimask: bool = ...) -> Any:
+    def predict(
+        self, points: Any = ..., labels: Any = ..., box: Any = ..., mask: Any = ..., multimask: bool = ...
+    ) -> Any:
         """Masks from prompts; see `e2sam.Predictor.predict`."""
         ...
 
@@ -125,7 +127,9 @@ class ClickReport:
             "iou": {str(click): _mean([item.iou_at(click) for item in self.objects]) for click in IOU_AT},
             "box_iou": _mean([item.box_iou for item in self.objects]),
             "jittered_box_iou": _mean([item.jittered_box_iou for item in self.objects]),
-            "noc": {str(level): _mean([clicks_to_reach(row, level / 100, self.limit) for row in rows]) for level in NOC_AT},
+            "noc": {
+                str(level): _mean([clicks_to_reach(row, level / 100, self.limit) for row in rows]) for level in NOC_AT
+            },
             "fr20": {str(level): failure_rate(rows, level / 100, self.limit) for level in FAILURES_AT},
             "auc": _mean([area_under_clicks(row, self.limit) for row in rows]),
             "oracle_iou": _mean([item.oracle for item in self.objects]),
@@ -195,9 +199,7 @@ def evaluate_clicks(
     )
 
 
-def _measure(
-    model: PromptedModel, name: str, target: Mask, options: ClickOptions, ignore: Mask | None
-) -> ObjectClicks:
+def _measure(model: PromptedModel, name: str, target: Mask, options: ClickOptions, ignore: Mask | None) -> ObjectClicks:
     if not (target if ignore is None else target & ~ignore).any():
         raise PromptError(f"Expected a mask for object {name}, got an empty one: leave it out.")
     run = _click_run(model, target, options, ignore, None)
@@ -252,8 +254,6 @@ def _click_run(
     return _Run(tuple(ious), oracle, chosen, seconds / max(len(ious), 1))
 
 
-def _box_iou(
-    model: PromptedModel, box: tuple[float, float, float, float], target: Mask, ignore: Mask | None
-) -> float:
+def _box_iou(model: PromptedModel, box: tuple[float, float, float, float], target: Mask, ignore: Mask | None) -> float:
     answer = model.predict(box=box, multimask=False)
     return mask_iou(np.asarray(answer.masks[int(np.argmax(answer.scores))]), target, ignore)

@@ -106,7 +106,11 @@ class TinyDecoder(nn.Module):
         keys = self.key_proj(semantic).reshape(images, _HEADS, SEMANTIC_CHANNELS // _HEADS, -1)
         detail_keys = self.detail_key_proj(detail).reshape(images, _DETAIL_HEADS, _DETAIL_WIDTH, -1)
         return ImageFeatures(
-            self.trunk_in(semantic), F.normalize(keys, dim=2), self.detail_in(detail), detail_keys, self.boundary(detail)
+            self.trunk_in(semantic),
+            F.normalize(keys, dim=2),
+            self.detail_in(detail),
+            detail_keys,
+            self.boundary(detail),
         )
 
     def decode(self, features: ImageFeatures, prompts: PromptTensors) -> tuple[Tensor, Tensor]:

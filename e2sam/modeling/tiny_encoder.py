@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,7 +90,7 @@ class TinyEncoder(nn.Module):
         self.input_conv = nn.Conv2d(in_channels, _STEM, 3, stride=2, padding=1)
         self.input_norm = ChannelNorm(_STEM)
         self.stem = nn.Sequential(nn.Conv2d(_STEM, _WIDTHS[0], 3, stride=2, padding=1), ResidualBlock(_WIDTHS[0]))
-        self.stages = nn.ModuleList(_Stage(a, b, 2) for a, b in zip(_WIDTHS[:-1], _WIDTHS[1:], strict=True))
+        self.stages = nn.ModuleList(_Stage(a, b, 2) for a, b in pairwise(_WIDTHS))
         self.context = _GlobalContext(_WIDTHS[-1])
         self.laterals = nn.ModuleList(nn.Conv2d(width, SEMANTIC_CHANNELS, 1) for width in _WIDTHS[1:])
         self.smooth16 = ResidualBlock(SEMANTIC_CHANNELS)

@@ -25,7 +25,15 @@ from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.tiny import TinyDecoder
 from e2sam.training.config import TrainStep
 from e2sam.training.state import RunState, load_optimizer, load_tensors, optimizer_tensors, read_state, write_state
-from e2sam.training.tiny_data import SCENE_SIDE, Batch, SceneSource, first_prompts, make_batch, pack_scene
+from e2sam.training.tiny_data import (
+    SCENE_SIDE,
+    Batch,
+    SceneSource,
+    SourceSettings,
+    first_prompts,
+    make_batch,
+    pack_scene,
+)
 from e2sam.training.tiny_loss import Rounds, StepLoss, boundary_loss, play_rounds
 from e2sam.weights.checkpoint import save_checkpoint
 
@@ -41,7 +49,8 @@ class TinyConfig:
     Attributes
     ----------
     out
-        Folder for `state.safetensors` (to resume), `tiny.safetensors` (averaged weights), `best.safetensors`, `log.jsonl`.
+        Folder for `state.safetensors` (to resume), `tiny.safetensors` (averaged weights), `best.safetensors` and
+        `log.jsonl`.
     material
         `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
     held_out
@@ -50,14 +59,18 @@ class TinyConfig:
         Length of the run and of its cosine schedule.
     scenes, objects, side
         Scenes in a step, objects of each, and side of the crops in pixels, a multiple of 32.
+    scene_side
+        Height and width of the scenes that crops are taken from, pixels.
     fresh, capacity
         New scenes taken in at each step, and how many are held.
     learning_rate, weight_decay, averaging
         Of AdamW, and of the running average of the weights that is saved.
     smallest
         Least area of an object that is asked for, pixels.
-    seed, device, cores, validate_every
-        Random seed; "auto", "cpu" or "cuda"; cores of the second process; steps between validations.
+    seed, device, validate_every
+        Random seed; "auto", "cpu" or "cuda"; steps between validations.
+    workers, cores
+        Processes that compose scenes, and the cores that they keep to.
     """
 
     out: Path
@@ -67,6 +80,7 @@ class TinyConfig:
     scenes: int = 8
     objects: int = 4
     side: int = 256
+    scene_side: int = SCENE_SIDE
     fresh: int = 3
     capacity: int = 1000
     learning_rate: float = 1.2e-3
@@ -75,8 +89,15 @@ class TinyConfig:
     smallest: int = 50
     seed: int = 0
     device: str = "auto"
-    cores: tuple[int, ...] = ()
     validate_every: int = 250
+    workers: int = 1
+    cores: tuple[int, ...] = ()
+
+    def source(self) -> SourceSettings:
+        """Settings of the scenes."""
+        return SourceSettings(
+            self.seed, self.scene_side, self.fresh, self.capacity, self.material, self.workers, self.cores
+        )
 
 
 class _Run:
@@ -123,7 +144,9 @@ class _Run:
         """Write the averaged weights as a float16 checkpoint."""
         half = build_model(teacher_config("tiny"))
         half.load_state_dict(self.average.state_dict())
-        settings = {key: value for key, value in asdict(self.config).items() if key not in ("out", "material", "held_out")}
+        settings = {
+            key: value for key, value in asdict(self.config).items() if key not in ("out", "material", "held_out")
+        }
         facts = {"stage": "teacher", "training": {**settings, "step": self.state.step, "seconds": self.state.seconds}}
         save_checkpoint(path, half.half(), facts)
 
@@ -193,8 +216,7 @@ def train_tiny(config: TinyConfig, is_resumed: bool = False) -> Iterator[TrainSt
     if is_resumed:
         run.resume()
     held_out = _held_out(config)
-    step = run.state.step
-    source = SceneSource(config.seed, step, config.fresh, config.capacity, config.material, config.cores)
+    source = SceneSource(config.source(), run.state.step)
     with source, (config.out / "log.jsonl").open("a", encoding="utf-8") as log:
         start = time.monotonic() - run.state.seconds
         while run.state.step < config.steps:
@@ -235,8 +257,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     parser.add_argument("--cores", type=int, nargs="*", default=[], help="cores of the process that composes scenes")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
     defaults = TinyConfig(Path())
-    for name in ("steps", "scenes", "objects", "side", "fresh", "capacity", "smallest", "seed", "validate_every"):
+    for name in (
+        "validate_every",
+        "steps",
+        "scenes",
+        "objects",
+        "side",
+        "scene_side",
+        "fresh",
+        "capacity",
+        "smallest",
+        "seed",
+    ):
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(defaults, name))
     for name in ("learning_rate", "weight_decay", "averaging"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
@@ -253,8 +287,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if step.step % 20 == 0 or "held_out_first" in step.metrics:
             figures = " ".join(f"{name} {value:.3f}" for name, value in step.metrics.items())
             logger.info("step %d/%d loss %.3f %s", step.step, step.total, step.loss, figures)
-
-
 
 
 if __name__ == "__main__":

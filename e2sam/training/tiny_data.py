@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from e2sam.data.clicks import jittered_box, training_click
 from e2sam.data.synthetic import Material, make_scene
 
-__all__ = ["Batch", "PackedScene", "SceneSource", "first_prompts", "make_batch", "pack_scene"]
+__all__ = ["Batch", "PackedScene", "SceneSource", "SourceSettings", "first_prompts", "make_batch", "pack_scene"]
 
 SCENE_SIDE = 320
 NUM_EXTRAS = 3
@@ -42,18 +42,43 @@ def pack_scene(seed: int, index: int, material: Material | None, side: int = SCE
     return PackedScene(planes, scene.labels.astype(np.int16), scene.visible, scene.parents)
 
 
-def _compose(queue: Any, seed: int, start: int, path: Path | None, cores: tuple[int, ...]) -> None:
-    """What the second process does, until it is ended."""
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where scenes come from.
+
+    Attributes
+    ----------
+    seed, side
+        Of the scenes: random seed, and height and width in pixels.
+    fresh, capacity
+        New scenes at each step, and how many are held.
+    material
+        `train.npz`, or None for procedural scenes.
+    workers, cores
+        Processes that compose, and the cores that they keep to (any if empty).
+    """
+
+    seed: int = 0
+    side: int = SCENE_SIDE
+    fresh: int = 3
+    capacity: int = 1000
+    material: Path | None = None
+    workers: int = 1
+    cores: tuple[int, ...] = ()
+
+
+def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
+    """What a composing process does, until it is ended."""
     os.nice(10)
-    if cores:
-        os.sched_setaffinity(0, cores)
+    if settings.cores:
+        os.sched_setaffinity(0, settings.cores)
     torch.set_num_threads(1)
-    material = None if path is None else Material.load(path)
+    material = None if settings.material is None else Material.load(settings.material)
     index = start
     while True:
-        scene = pack_scene(seed, index, material)
+        scene = pack_scene(settings.seed, index, material, settings.side)
         queue.put((scene.planes, scene.labels, scene.visible, scene.parents))
-        index += 1
+        index += settings.workers
 
 
 class SceneSource:
@@ -62,19 +87,20 @@ class SceneSource:
     What a step sees depends on its number alone, so that a resumed run goes on exactly as it would have.
     """
 
-    def __init__(
-        self, seed: int, step: int, fresh: int, capacity: int, material: Path | None, cores: tuple[int, ...] = ()
-    ) -> None:
-        self._fresh = fresh
-        self._scenes: deque[PackedScene] = deque(maxlen=capacity)
-        start = max(0, step * fresh - capacity)
-        self._missing = step * fresh - start
+    def __init__(self, settings: SourceSettings, step: int) -> None:
+        self._fresh = settings.fresh
+        self._scenes: deque[PackedScene] = deque(maxlen=settings.capacity)
+        start = max(0, step * settings.fresh - settings.capacity)
+        self._missing = step * settings.fresh - start
+        self._taken = 0
         context = mp.get_context("spawn")
-        self._queue = context.Queue(maxsize=64)
-        self._process = context.Process(
-            target=_compose, args=(self._queue, seed, start, material, cores), daemon=True
-        )
-        self._process.start()
+        self._queues = [context.Queue(maxsize=32) for _ in range(settings.workers)]
+        self._processes = [
+            context.Process(target=_compose, args=(queue, settings, start + worker), daemon=True)
+            for worker, queue in enumerate(self._queues)
+        ]
+        for process in self._processes:
+            process.start()
 
     def __enter__(self) -> SceneSource:
         return self
@@ -82,13 +108,19 @@ class SceneSource:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.join()
+        for process in self._processes:
+            process.terminate()
+            process.join()
+        for queue in self._queues:
+            queue.cancel_join_thread()
+            queue.close()
 
     def advance(self) -> list[PackedScene]:
         """Take the next fresh scenes in and return all that are held, newest last."""
         for _ in range(self._fresh + self._missing):
-            self._scenes.append(PackedScene(*self._queue.get(timeout=120)))
+            queue = self._queues[self._taken % len(self._queues)]
+            self._scenes.append(PackedScene(*queue.get(timeout=120)))
+            self._taken += 1
         self._missing = 0
         return list(self._scenes)
 
@@ -205,9 +237,7 @@ def _choose(
     return [np.isin(labels, [label, *np.flatnonzero(scene.parents == label)]) for label in picked]
 
 
-def _boundaries(
-    labels: NDArray[np.int32], shown: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _boundaries(labels: NDArray[np.int32], shown: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Where neighbours on the stride-4 grid belong to different objects (2, h, w), and where this can be seen."""
     grid = labels[2::4, 2::4]
     known = shown | (np.arange(len(shown)) == 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -115,14 +114,14 @@ def _write(path: Path, sprites: list[NDArray[np.uint8]], photos: list[NDArray[np
         photo_pixels=np.concatenate([photo.reshape(-1) for photo in photos] or [np.zeros(0, np.uint8)]),
         photo_shapes=np.array([photo.shape[:2] for photo in photos], np.int32).reshape(-1, 2),
     )
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: python -m e2sam.training.tiny_material --silhouettes /usr/share/openclipart/png --out material",
+        epilog="example: python -m e2sam.training.tiny_material --silhouettes PICTURES --out material",
     )
     parser.add_argument("--silhouettes", nargs="*", default=[], type=Path, help="folders or files of pictures")
     parser.add_argument("--photographs", nargs="*", default=[], type=Path, help="folders or files of pictures")

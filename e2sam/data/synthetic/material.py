@@ -68,9 +68,7 @@ class Material:
         return len(self.photo_shapes)
 
 
-def _picture(
-    pixels: NDArray[np.uint8], shapes: NDArray[np.int32], index: int, channels: int
-) -> NDArray[np.float32]:
+def _picture(pixels: NDArray[np.uint8], shapes: NDArray[np.int32], index: int, channels: int) -> NDArray[np.float32]:
     height, width = shapes[index].tolist()
     start = int(shapes[:index].astype(np.int64).prod(1).sum()) * channels
     block = pixels[start : start + height * width * channels].reshape(height, width, channels)

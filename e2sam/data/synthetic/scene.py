@@ -134,9 +134,7 @@ def _background(rng: np.random.Generator, canvas: Canvas, material: Material | N
         canvas.planes[3] = ramp[:, None]
 
 
-def _coverage(
-    rng: np.random.Generator, side: int, material: Material | None
-) -> tuple[Planes, Planes | None]:
+def _coverage(rng: np.random.Generator, side: int, material: Material | None) -> tuple[Planes, Planes | None]:
     """A silhouette (side, side) and, of sprites, its own colours (3, side, side)."""
     has_sprites = material is not None and material.num_sprites > 0
     if has_sprites and rng.random() < 0.68:
@@ -220,14 +218,15 @@ def _cells(rng: np.random.Generator, canvas: Canvas, options: SceneOptions, mate
             small = max(8, int(each * rng.uniform(0.3, 0.55)))
             shift = (each - small) // 2
             inner = shapes.blob(rng, small, 0.12)
-            patch = nucleus_colour[:, None, None] * np.float32(rng.uniform(0.7, 1.1)) + np.zeros((3, small, small), np.float32)
+            patch = nucleus_colour[:, None, None] * np.float32(rng.uniform(0.7, 1.1)) + np.zeros(
+                (3, small, small), np.float32
+            )
             extras = _extras(rng, num_extras, float("nan"))
             canvas.paint(rng, Layer(inner, top + shift, left + shift, patch, extras, 0.1), parent=label)
 
 
 def _regions(rng: np.random.Generator, canvas: Canvas, options: SceneOptions, material: Material | None) -> None:
     """Large stuff that fills the frame: fields, sky over ground, land cover, with straight or ragged borders."""
-    height, width = canvas.size
     num_extras = canvas.planes.shape[0] - 3
     parts = _partition(rng, canvas.size)
     kinds = int(rng.integers(2, 7))
@@ -303,7 +302,7 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
     if rng.random() < 0.22:
         # Small images are enlarged to the working size of the model.
         factor = rng.uniform(1.5, 5)
-        result = resample(resample_area(result, factor), size)
+        result = resample(_resample_area(result, factor), size)
     elif rng.random() < 0.75:
         sigma = float(rng.uniform(0.3, 1.1)) if kind != "cells" else float(rng.uniform(0.4, 2.0))
         result = ndimage.gaussian_filter(result, (0, sigma, sigma), truncate=2.5)
@@ -315,10 +314,10 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
     return result.astype(np.float32)
 
 
-def resample_area(planes: Planes, factor: float) -> Planes:
+def _resample_area(planes: Planes, factor: float) -> Planes:
     """Planes (C, H, W) at 1 / factor of their size, each pixel a mean of what it covers."""
     size = (max(8, int(planes.shape[1] / factor)), max(8, int(planes.shape[2] / factor)))
-    blurred = ndimage.uniform_filter(planes, (0, int(round(factor)), int(round(factor))))
+    blurred = ndimage.uniform_filter(planes, (0, round(factor), round(factor)))
     return resample(blurred, size)
 
 

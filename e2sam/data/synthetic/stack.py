@@ -71,6 +71,7 @@ def _specs(num_channels: int) -> tuple[ChannelSpec, ...]:
     extras = [ChannelSpec("depth", unit="m", kind="depth"), ChannelSpec("thermal", unit="degC", kind="thermal")]
     bands = max(num_channels - 5, 0)
     extras += [
-        ChannelSpec(f"band_{index + 1}", wavelength_nm=700.0 + 10.0 * index, kind="reflectance") for index in range(bands)
+        ChannelSpec(f"band_{index + 1}", wavelength_nm=700.0 + 10.0 * index, kind="reflectance")
+        for index in range(bands)
     ]
     return tuple((colours + extras)[:num_channels])
