@@ -87,6 +87,11 @@ class EncodingPlan:
     positions: tuple[int, ...] | None = None
 
     @property
+    def stack(self) -> ChannelStack:
+        """The pixels."""
+        return self.scene.stack
+
+    @property
     def source(self) -> Hashable:
         """The scene, and what else the encoder's input depends on; a student's selection is not part of it."""
         matrices = tuple(view.matrix.tobytes() for view in self.views if view.matrix is not None)
@@ -120,24 +125,24 @@ class EncodingPlan:
         step = self._step(window, frame)
         rows, columns = slice(y0, y1), slice(x0, x1)
         present = [index for index in self.sources if index >= 0]
-        in_memory = isinstance(self.scene.stack.data, np.ndarray)
-        block = None if in_memory else self.scene.stack.read(rows, columns, present, step)
+        in_memory = isinstance(self.stack.data, np.ndarray)
+        block = None if in_memory else self.stack.read(rows, columns, present, step)
         for index, recipe in zip(self.sources, self.recipes, strict=True):
             if index < 0:
                 yield _unmeasured(recipe, frame)
                 continue
             if block is None:
-                pixels = self.scene.stack.read(rows, columns, [index], step)
+                pixels = self.stack.read(rows, columns, [index], step)
             else:
                 place = present.index(index)
                 pixels = block[place : place + 1]
-            yield _normalized(self.scene.stack, index, pixels, recipe, frame)
+            yield _normalized(self.stack, index, pixels, recipe, frame)
 
     def _step(self, window: Box, frame: Frame) -> int:
-        if isinstance(self.scene.stack.data, np.ndarray):
+        if isinstance(self.stack.data, np.ndarray):
             return 1
         x0, y0, x1, y1 = window
-        size = (x1 - x0) * (y1 - y0) * len(self.sources) * self.scene.stack.data.dtype.itemsize
+        size = (x1 - x0) * (y1 - y0) * len(self.sources) * self.stack.data.dtype.itemsize
         wanted = int(np.ceil(np.sqrt(size / _READ_BUDGET_BYTES)))
         return max(1, min(wanted, max(x1 - x0, y1 - y0) // (2 * max(frame.input_size))))
 
@@ -161,41 +166,58 @@ def _unmeasured(recipe: ChannelRecipe, frame: Frame) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A stack with what was measured on it once: recipes and statistics of every channel.
+    """A stack with what is measured on it, once and when it is first needed.
 
     Attributes
     ----------
     stack
         The pixels.
-    config
-        What the model is that shall see it.
-    recipes
-        One for each channel of the stack; for a student none, it has its own.
+    wanted
+        Normalization as the caller gave it.
     """
 
     stack: ChannelStack
-    config: ModelConfig
-    recipes: tuple[ChannelRecipe, ...]
+    wanted: Recipes = None
 
     @classmethod
-    def of(cls, stack: ChannelStack, config: ModelConfig, recipes: Recipes = None) -> Scene:
-        """Measure a stack for a model.
+    def of(cls, stack: ChannelStack, recipes: Recipes = None) -> Scene:
+        """Take a stack, and how a teacher's input of it is normalized.
 
         Raises
         ------
         StackError
             If it is a series or a volume.
-        ChannelError
-            If recipes do not fit its channels.
         """
         if stack.leading:
             raise StackError(f"Expected a single scene, got axes {stack.leading}CYX: take one with plane().")
-        if config.is_student:
-            return cls(stack, config, ())
-        return cls(stack, config, _recipes_of(stack, recipes))
+        return cls(stack, recipes)
+
+    @cached_property
+    def recipes(self) -> tuple[ChannelRecipe, ...]:
+        """One for each channel of the stack; a student has its own.
+
+        Raises
+        ------
+        ChannelError
+            If the given ones do not fit the channels.
+        """
+        if self.wanted is None or isinstance(self.wanted, str | Mapping):
+            return fit_recipes(self.stack, self.wanted or "auto")
+        if len(self.wanted) != self.stack.num_channels:
+            raise ChannelError(
+                f"Expected one recipe for each of {self.stack.num_channels} channels, got {len(self.wanted)}: "
+                "fit them with fit_recipes, or pass None."
+            )
+        return tuple(self.wanted)
+
+    @cached_property
+    def statistics(self) -> ChannelStatistics:
+        """Information and correlation of all channels."""
+        return channel_statistics(self.stack, self.recipes)
 
     def plan(
         self,
+        config: ModelConfig,
         channels: Sequence[str | int] | Literal["auto"],
         mapping: Mapping[str, str] | None = None,
         missing: MissingPolicy = "refuse",
@@ -207,8 +229,8 @@ class Scene:
         ChannelError
             If a channel does not exist or stands twice, or the stack's channels are not those of a student.
         """
-        if self.config.is_student:
-            return self._student_plan(channels, mapping or {}, missing)
+        if config.is_student:
+            return self._student_plan(config, channels, mapping or {}, missing)
         return self._teacher_plan(self.stack.indices(self._resolved(channels)))
 
     def _resolved(self, channels: Sequence[str | int] | Literal["auto"]) -> Sequence[str | int]:
@@ -221,11 +243,6 @@ class Scene:
             return [name for name, known in zip(self.stack.names, measured, strict=True) if known] or self.stack.names
         suggested = suggest_selections(self.stack, top=1, statistics=self.statistics)
         return suggested[0].names if suggested else self.stack.names[:3]
-
-    @cached_property
-    def statistics(self) -> ChannelStatistics:
-        """Information and correlation of all channels, measured when first needed."""
-        return channel_statistics(self.stack, self.recipes)
 
     def _composites(self, selection: tuple[int, ...]) -> tuple[Composite, ...]:
         names = self.stack.names
@@ -246,11 +263,12 @@ class Scene:
 
     def _student_plan(
         self,
+        config: ModelConfig,
         channels: Sequence[str | int] | Literal["auto"],
         mapping: Mapping[str, str],
         missing: MissingPolicy,
     ) -> EncodingPlan:
-        sources = _matched(self.config, self.stack, mapping, missing)
+        sources = _matched(config, self.stack, mapping, missing)
         here = tuple(source for source in sources if source >= 0)
         selection = here if isinstance(channels, str) and channels == "auto" else self._indices(channels)
         unknown = [self.stack.names[index] for index in selection if index not in here]
@@ -263,21 +281,10 @@ class Scene:
         weights = np.full(len(names), 1 / len(names), np.float32)
         view = View("student", names, weights)
         positions = tuple(sources.index(index) for index in selection)
-        return EncodingPlan(self, sources, self.config.recipes, (view,), names, positions)
+        return EncodingPlan(self, sources, config.recipes, (view,), names, positions)
 
     def _indices(self, channels: Sequence[str | int]) -> tuple[int, ...]:
         return self.stack.indices([channels] if isinstance(channels, str) else list(channels))
-
-
-def _recipes_of(stack: ChannelStack, recipes: Recipes) -> tuple[ChannelRecipe, ...]:
-    if recipes is None or isinstance(recipes, str | Mapping):
-        return fit_recipes(stack, recipes or "auto")
-    if len(recipes) != stack.num_channels:
-        raise ChannelError(
-            f"Expected one recipe for each of {stack.num_channels} channels, got {len(recipes)}: "
-            "fit them with fit_recipes, or pass None."
-        )
-    return tuple(recipes)
 
 
 def _matched(

@@ -182,8 +182,8 @@ class Predictor:
             If a channel does not exist or stands twice, or the stack's channels are not the student's.
         """
         with self._change_lock:
-            scene = Scene.of(stack, self.model.config, recipes)
-            plan = scene.plan(channels, mapping, missing)
+            scene = Scene.of(stack, recipes)
+            plan = scene.plan(self.model.config, channels, mapping, missing)
             windows = Windows(stack.size, self.model.config.image_size)
             is_large = max(stack.size) > self.large_side
             self._take(_Current(scene, plan, windows, is_large, mapping or {}, missing))
@@ -193,7 +193,7 @@ class Predictor:
         """Change the selection: with a student only the merge module runs, a teacher encodes new composites."""
         with self._change_lock:
             current = self._in_use()
-            plan = current.scene.plan(channels, current.mapping, current.missing)
+            plan = current.scene.plan(self.model.config, channels, current.mapping, current.missing)
             self._take(replace(current, plan=plan))
 
     def prefetch(
@@ -203,7 +203,7 @@ class Predictor:
         recipes: Recipes = None,
     ) -> None:
         """Encode a stack that is likely to be opened next into the cache, and change nothing else."""
-        plan = Scene.of(stack, self.model.config, recipes).plan(channels)
+        plan = Scene.of(stack, recipes).plan(self.model.config, channels)
         if max(stack.size) <= self.large_side:
             self._encoder.encode(plan, Windows(stack.size, self.model.config.image_size).whole)
 
@@ -267,7 +267,7 @@ class Predictor:
 
     def _followed(self, current: _Current, prompts: Prompts) -> _Answer | None:
         """The answer that gave the prompts' mask, or else the last one to fewer prompts of the same object."""
-        answers = [answer for answer in reversed(self._answers) if answer.plan is current.plan]
+        answers = [answer for answer in list(self._answers)[::-1] if answer.plan is current.plan]
         gave = (answer for answer in answers if answer.gave(prompts.mask))
         return next(gave, None) or next((answer for answer in answers if answer.goes_on_in(prompts)), None)
 
@@ -378,7 +378,7 @@ class Predictor:
         of the window of the last prediction.
         """
         current = self._in_use()
-        last = next((answer for answer in reversed(self._answers) if answer.plan is current.plan), None)
+        last = next((answer for answer in list(self._answers)[::-1] if answer.plan is current.plan), None)
         window = current.windows.whole if last is None or not current.is_large else last.prediction.window
         return weights_in(self._encoder, current.plan, window, 0 if last is None else last.view, size)
 
@@ -397,7 +397,7 @@ class Predictor:
         agreement = {}
         for name in names if len(names) > 1 else ():
             rest = [other for other in names if other != name]
-            plan = current.scene.plan(rest, current.mapping, current.missing)
+            plan = current.scene.plan(self.model.config, rest, current.mapping, current.missing)
             reduced = replace(current, plan=plan)
             without = self._predict_in(reduced, full.window, replace(prompts, mask=None), multimask, None)
             agreement[name] = crops_iou(full.mask_crop(), without.prediction.mask_crop())

@@ -152,8 +152,8 @@ def test_one_pass_whole_mask_and_every_channel_counts(teacher: E2SAM, count: int
     assert {name for view in predictor.views for name in view.channels} == set(stack.names)
 
     # Recipes are held, or a change of range would move all channels' pixels.
-    scene = Scene.of(stack, teacher.config)
-    plan = scene.plan(range(count))
+    scene = Scene.of(stack)
+    plan = scene.plan(teacher.config, range(count))
     frame = Frame.of((45, 70), teacher.config)
     whole = (0, 0, 70, 45)
     before = plan.planes(whole, frame)
@@ -168,7 +168,7 @@ def test_one_pass_whole_mask_and_every_channel_counts(teacher: E2SAM, count: int
 def test_a_perturbed_channel_changes_the_logits(teacher: E2SAM, count: int) -> None:
     data = noise((count, 45, 70), "uint16")
     predictor = Predictor(teacher, cache=False)
-    scene = Scene.of(stack_of(data), teacher.config)
+    scene = Scene.of(stack_of(data))
     predictor.set_stack(stack_of(data), range(count), scene.recipes)
     before = predictor._encoder.encode(predictor._in_use().plan, (0, 0, 70, 45)).features
     for channel in range(count):
@@ -181,7 +181,7 @@ def test_a_perturbed_channel_changes_the_logits(teacher: E2SAM, count: int) -> N
 
 def test_two_channels_give_first_second_and_mean(teacher: E2SAM) -> None:
     data = noise((2, 128, 128))
-    plan = Scene.of(stack_of(data), teacher.config, "none").plan((1, 0))
+    plan = Scene.of(stack_of(data), "none").plan(teacher.config, (1, 0))
     (planes,) = plan.planes((0, 0, 128, 128), Frame.of((128, 128), teacher.config))
     expected = np.stack([data[1], data[0], data.astype(float).mean(axis=0)])
     np.testing.assert_allclose(planes, expected, atol=1e-3)
@@ -197,7 +197,7 @@ def test_the_view_with_the_best_predicted_quality_wins_and_is_named(teacher: E2S
         assert view.matrix is not None
         if len(view.channels) == 3:
             single = Predictor(teacher, cache=False)
-            single.set_stack(stack, channels=view.channels, recipes=Scene.of(stack, teacher.config).recipes)
+            single.set_stack(stack, channels=view.channels, recipes=Scene.of(stack).recipes)
             alone.append(single.predict(points=[(30, 30)]).scores.max())
     assert found.scores.max() >= max(alone) - 1e-5
     assert found.view in [view.name for view in predictor.views]

@@ -1,0 +1,239 @@
+"""Segment everything: a grid of clicks on embeddings that are there already, the good masks kept, as instances."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import nms
+
+from e2sam.errors import E2SamError, PromptError
+from e2sam.inference.canvas import LabelCanvas
+from e2sam.inference.decoding import DecodedBatch
+from e2sam.inference.frame import Frame
+from e2sam.inference.prediction import Box, upsampled_mask
+from e2sam.inference.predictor import Predictor
+from e2sam.inference.tiling import tiles_of
+
+__all__ = ["AutomaticOptions", "AutomaticStep", "segment_everything", "segment_everything_steps"]
+
+# Quality and stability that a mask must reach: those of SamAutomaticMaskGenerator; `tiny` promises less of masks that
+# are as good.
+_THRESHOLDS = {"tiny": (0.7, 0.85)}
+_SAM_THRESHOLDS = (0.88, 0.95)
+
+
+@dataclass(frozen=True)
+class AutomaticOptions:
+    """What "segment everything" looks for.
+
+    Attributes
+    ----------
+    points_per_side
+        Clicks along the long side of the image, or of each tile.
+    min_quality
+        Least predicted IoU of a mask that is kept, in [0, 1]; None takes what suits the model.
+    min_stability
+        Least IoU of the mask with itself at thresholds `stability_offset` higher and lower; None as above.
+    stability_offset
+        Logits.
+    max_overlap
+        Of two masks whose boxes have a larger IoU, the one of lower quality goes.
+    min_area
+        Pixels of the image; smaller instances go.
+    points_per_batch
+        Clicks decoded together.
+    tile_side
+        Side of the tiles that the image is worked through in, pixels; None works on it whole, or on a large stack in
+        tiles of the model's own frame.
+    tile_overlap
+        Share of its side that a tile has in common with the next, in [0, 0.5].
+    """
+
+    points_per_side: int = 32
+    min_quality: float | None = None
+    min_stability: float | None = None
+    stability_offset: float = 1.0
+    max_overlap: float = 0.7
+    min_area: int = 16
+    points_per_batch: int = 64
+    tile_side: int | None = None
+    tile_overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        shares = (self.min_quality or 0, self.min_stability or 0, self.max_overlap, 2 * self.tile_overlap)
+        counts = (self.points_per_side, self.points_per_batch, 1 if self.tile_side is None else self.tile_side)
+        if min(counts) < 1 or not all(0 <= share <= 1 for share in shares):
+            raise PromptError(
+                "Expected at least 1 point per side and batch and pixel per tile, quality, stability, overlap in 0..1 "
+                f"and tile overlap in 0..0.5, got {self}."
+            )
+
+    def for_model(self, architecture: str) -> AutomaticOptions:
+        """These options with the thresholds that suit a model where none were given."""
+        quality, stability = _THRESHOLDS.get(architecture, _SAM_THRESHOLDS)
+        return replace(
+            self,
+            min_quality=quality if self.min_quality is None else self.min_quality,
+            min_stability=stability if self.min_stability is None else self.min_stability,
+        )
+
+
+@dataclass(frozen=True)
+class AutomaticStep:
+    """Progress of "segment everything": batches of clicks decoded, of how many."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """Masks that passed the filters, in one window.
+
+    Attributes
+    ----------
+    logits
+        (K, h, w) float16 in the decoder's frame.
+    scores
+        (K,) float32.
+    boxes
+        (K, 4) float32, x0, y0, x1, y1 in the decoder's frame.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    boxes: Tensor
+
+    def without_duplicates(self, max_overlap: float) -> _Candidates:
+        kept = nms(self.boxes, self.scores, max_overlap)
+        return _Candidates(self.logits[kept], self.scores[kept], self.boxes[kept])
+
+
+def segment_everything(
+    predictor: Predictor, options: AutomaticOptions | None = None, **settings: Any
+) -> NDArray[np.int32]:
+    """Instances of everything in the stack that a predictor has in use.
+
+    Parameters
+    ----------
+    predictor
+        With a stack in use; its embedding is not made again.
+    options
+        What to look for.
+    settings
+        Single options by name, such as ``points_per_side=16``.
+
+    Returns
+    -------
+    NDArray
+        (H, W) int32, 0 = nothing, 1..K = instances; where masks overlap, the smaller lies on top.
+
+    Examples
+    --------
+    >>> labels = segment_everything(predictor, points_per_side=16)  # doctest: +SKIP
+    """
+    known = {field.name for field in fields(AutomaticOptions)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise E2SamError(f"Expected options of {', '.join(sorted(known))}, got {', '.join(unknown)}.")
+    steps = segment_everything_steps(predictor, replace(options or AutomaticOptions(), **settings))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            labels: NDArray[np.int32] = end.value
+            return labels
+
+
+def segment_everything_steps(
+    predictor: Predictor, options: AutomaticOptions | None = None, out: NDArray[np.int32] | None = None
+) -> Generator[AutomaticStep, None, NDArray[np.int32]]:
+    """As `segment_everything`, yielding after each batch of clicks, so that the caller can show progress or stop.
+
+    Parameters
+    ----------
+    out
+        (H, W) int32 of zeros to write to, such as a memory map for an image whose labels are too large for memory.
+    """
+    chosen = (options or AutomaticOptions()).for_model(predictor.model.config.architecture)
+    whole = predictor.model.config.image_size if predictor.is_large else max(predictor.size)
+    side = chosen.tile_side or whole
+    tiles = tiles_of(predictor.size, side, int(side * chosen.tile_overlap))
+    batches = [_batches_of(_grid(tile, chosen.points_per_side), chosen.points_per_batch) for tile in tiles]
+    total, done = sum(len(parts) for parts in batches), 0
+    canvas = LabelCanvas(predictor.size, out)
+    for tile, parts in zip(tiles, batches, strict=True):
+        found: list[_Candidates] = []
+        frame: Frame | None = None
+        for points in parts:
+            decoded, frame = predictor.decode_points(points, tile)
+            found.append(_filtered(decoded, frame, chosen))
+            done += 1
+            yield AutomaticStep(done, total)
+        assert frame is not None
+        canvas.add(tile, _painted(found, frame, chosen))
+    return canvas.finished(chosen.min_area)
+
+
+def _grid(tile: Box, points_per_side: int) -> NDArray[np.float32]:
+    """(P, 2) pixel (x, y) at the centres of equal cells, square as far as whole numbers allow."""
+    width, height = tile[2] - tile[0], tile[3] - tile[1]
+    columns, rows = (max(1, round(points_per_side * length / max(width, height))) for length in (width, height))
+    x = tile[0] + (np.arange(columns) + 0.5) * width / columns
+    y = tile[1] + (np.arange(rows) + 0.5) * height / rows
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def _batches_of(points: NDArray[np.float32], length: int) -> list[NDArray[np.float32]]:
+    return [points[start : start + length] for start in range(0, len(points), length)]
+
+
+def _filtered(decoded: DecodedBatch, frame: Frame, options: AutomaticOptions) -> _Candidates:
+    """Masks of a batch with quality and stability, without the padding of their frame."""
+    assert options.min_quality is not None and options.min_stability is not None
+    height, width = (-(-side // frame.logits_stride) for side in frame.input_size)
+    logits = decoded.logits.flatten(0, 1)
+    inner = logits[:, :height, :width]
+    scores = decoded.scores.flatten()
+    good = scores >= options.min_quality
+    logits, inner, scores = logits[good], inner[good], scores[good]
+    surely = (inner > options.stability_offset).sum(dim=(1, 2))
+    maybe = (inner > -options.stability_offset).sum(dim=(1, 2))
+    set_at = inner > 0
+    good = (surely >= options.min_stability * maybe) & set_at.any(dim=2).any(dim=1)
+    logits, scores, set_at = logits[good], scores[good], set_at[good]
+    # Half precision keeps the sign of every logit but 0 < x < 6e-8, and halves the memory.
+    return _Candidates(logits.half(), scores, _boxes(set_at)).without_duplicates(options.max_overlap)
+
+
+def _boxes(masks: Tensor) -> Tensor:
+    """(K, 4) float32 boxes around masks (K, h, w) bool, none of them empty."""
+    if len(masks) == 0:
+        return torch.zeros((0, 4), device=masks.device)
+    columns, rows = masks.any(dim=1), masks.any(dim=2)
+    width, height = columns.shape[1], rows.shape[1]
+    x0, y0 = columns.int().argmax(dim=1), rows.int().argmax(dim=1)
+    x1 = width - columns.flip(1).int().argmax(dim=1)
+    y1 = height - rows.flip(1).int().argmax(dim=1)
+    return torch.stack((x0, y0, x1, y1), dim=1).float()
+
+
+def _painted(found: list[_Candidates], frame: Frame, options: AutomaticOptions) -> NDArray[np.int32]:
+    """Candidates of one window as instances (h, w) int32 in its own pixels, small ones on top of large ones."""
+    joined = _Candidates(
+        torch.cat([part.logits for part in found]),
+        torch.cat([part.scores for part in found]),
+        torch.cat([part.boxes for part in found]),
+    ).without_duplicates(options.max_overlap)
+    labels = np.zeros(frame.original_size, np.int32)
+    masks = [upsampled_mask(logits.float().cpu().numpy(), frame) for logits in joined.logits]
+    masks = [(box, crop) for box, crop in masks if crop.size and crop.sum() >= options.min_area]
+    for number, ((x0, y0, x1, y1), crop) in enumerate(sorted(masks, key=lambda mask: -int(mask[1].sum())), start=1):
+        labels[y0:y1, x0:x1][crop] = number
+    return labels

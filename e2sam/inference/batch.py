@@ -1,0 +1,302 @@
+"""Masks of many stacks, by several processes or a Dask cluster: what is there is kept, what dies is tried again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from e2sam.data.io import STACK_SUFFIXES, read_stack, write_labels
+from e2sam.data.stack import ChannelStack
+from e2sam.errors import E2SamError, StackError
+from e2sam.inference.automatic import AutomaticOptions, segment_everything
+from e2sam.inference.predictor import Predictor
+from e2sam.inference.semantic import segment_semantic
+from e2sam.weights.zoo import load_model
+
+__all__ = ["BatchOptions", "BatchResult", "BatchTask", "find_stacks", "predict_many", "predict_one"]
+
+_SUFFIX = "_labels.tif"
+_PERCENT_SUFFIX = "_percent.tif"
+# A worker that dies takes the stacks that it worked on with it; each is tried this often.
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class BatchTask:
+    """One stack and where its labels go."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How stacks are read and what is done with them.
+
+    Attributes
+    ----------
+    channels
+        Names of the selected channels, or "auto".
+    channel_axis, channel_names, nodata
+        As `read_stack`.
+    device, exact
+        As `load_model`.
+    automatic
+        What "segment everything" looks for.
+    workers
+        Processes; 0 takes one for every two cores.
+    scheduler
+        Address of a Dask scheduler whose workers see the same files, or None for this machine.
+    probability
+        With a semantic model, also write how sure it is of each pixel's class, in percent: NAME_percent.tif.
+    overwrite
+        Make again what is there.
+    """
+
+    channels: tuple[str, ...] | Literal["auto"] = "auto"
+    channel_axis: int | str | None = None
+    channel_names: tuple[str, ...] | None = None
+    nodata: float | None = None
+    device: str = "auto"
+    exact: bool = False
+    automatic: AutomaticOptions = field(default_factory=AutomaticOptions)
+    workers: int = 0
+    scheduler: str | None = None
+    probability: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of one stack.
+
+    Attributes
+    ----------
+    source, target
+        The stack and its labels; of a series, the folder's first.
+    objects
+        Instances, or classes found.
+    what
+        "objects" or "classes".
+    seconds
+        Time that it took.
+    skipped
+        Whether the labels were there already.
+    error
+        One line, empty where all went well.
+    """
+
+    source: str
+    target: str
+    objects: int = 0
+    what: str = "objects"
+    seconds: float = 0.0
+    skipped: bool = False
+    error: str = ""
+
+
+def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
+    """Stacks behind files and folders (searched through), each with its place under `out`.
+
+    Raises
+    ------
+    StackError
+        If a path does not exist, a folder holds no stack, or two stacks would have the same labels.
+    """
+    tasks: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise StackError(f"Expected a stack or a folder of stacks, but there is no {path}.")
+        is_store = path.suffix.lower() == ".zarr"
+        found = sorted(_stacks_below(path, out)) if path.is_dir() and not is_store else [path]
+        if not found:
+            raise StackError(f"Expected stacks ({', '.join(STACK_SUFFIXES)}) in {path}, found none.")
+        for source in found:
+            folder = source.parent.relative_to(path) if path.is_dir() and not is_store else Path()
+            target = out / folder / f"{source.stem}{_SUFFIX}"
+            if tasks.setdefault(target, source) != source:
+                raise StackError(
+                    f"Expected one stack for each label file, got {tasks[target]} and {source}: rename one."
+                )
+    return [BatchTask(source, target) for target, source in tasks.items()]
+
+
+def _stacks_below(folder: Path, out: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        is_label = path.name.endswith((_SUFFIX, _PERCENT_SUFFIX, "_labels.png")) or path.is_relative_to(out)
+        if path.suffix.lower() in STACK_SUFFIXES and not path.name.startswith(".") and not is_label:
+            yield path
+
+
+def predict_many(
+    tasks: Sequence[BatchTask], model: str | Path, options: BatchOptions | None = None
+) -> Generator[BatchResult, None, None]:
+    """Masks of many stacks, each result as soon as it is on disk.
+
+    A stack that cannot be read gives a result with its error; the others go on. A process that dies costs no result:
+    its stacks are given to another. Stopping the generator cancels what has not begun.
+
+    Parameters
+    ----------
+    tasks
+        From `find_stacks`.
+    model
+        As `load_model` takes it; workers of a cluster must find a file at the same path.
+    options
+        How to read and what to do.
+    """
+    chosen = options or BatchOptions()
+    todo = []
+    for task in tasks:
+        if task.target.exists() and not chosen.overwrite:
+            yield BatchResult(str(task.source), str(task.target), skipped=True)
+        else:
+            todo.append(task)
+    if not todo:
+        return
+    if chosen.scheduler is not None:
+        yield from _on_cluster(todo, str(model), chosen)
+        return
+    workers = min(chosen.workers or max(1, (os.cpu_count() or 1) // 2), len(todo))
+    if workers == 1:
+        for task in todo:
+            yield predict_one(task, str(model), chosen)
+    else:
+        yield from _in_processes(todo, str(model), chosen, workers)
+
+
+def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:
+    """Labels of one stack, written whole or not at all; a series gives a file for each of its scenes."""
+    start = time.perf_counter()
+    result = BatchResult(str(task.source), str(task.target))
+    try:
+        # A model that cannot be loaded fails for every stack alike, and says so for each.
+        loaded = _loaded(model, options.device, options.exact)
+        names = None if options.channel_names is None else list(options.channel_names)
+        stack = read_stack(task.source, options.channel_axis, names, nodata=options.nodata)
+        task.target.parent.mkdir(parents=True, exist_ok=True)
+        with loaded.lock:
+            objects = sum(
+                _predict_scene(stack.plane(*index), _target_of(task.target, index), loaded.predictor, options)
+                for index in reversed(list(np.ndindex(*stack.num_planes)))
+            )
+    except (E2SamError, OSError) as error:
+        return replace(result, error=" ".join(str(error).split()), seconds=time.perf_counter() - start)
+    what = "objects" if loaded.predictor.model.config.semantic is None else "classes"
+    return replace(result, objects=objects, what=what, seconds=time.perf_counter() - start)
+
+
+def _target_of(target: Path, index: tuple[int, ...]) -> Path:
+    """The first scene of a series has the name that says that the work is done, and is written last."""
+    if not any(index):
+        return target
+    scene = "_".join(f"{position:04d}" for position in index)
+    return target.with_name(target.name.removesuffix(_SUFFIX) + f"_{scene}{_SUFFIX}")
+
+
+def _predict_scene(stack: ChannelStack, target: Path, predictor: Predictor, options: BatchOptions) -> int:
+    if target.exists() and not options.overwrite:
+        return 0
+    if predictor.model.config.semantic is None:
+        predictor.set_stack(stack, options.channels)
+        labels = segment_everything(predictor, options.automatic)
+    else:
+        found = segment_semantic(predictor.model, stack, with_probabilities=options.probability)
+        labels = found.labels
+        if found.probabilities is not None:
+            percent = np.rint(100 * found.probabilities.max(axis=0)).astype(np.uint8)
+            write_labels(target.with_name(target.name.removesuffix(_SUFFIX) + _PERCENT_SUFFIX), percent, stack.geo)
+    write_labels(target, labels, stack.geo)
+    return len(np.unique(labels)) - int((labels == 0).any())
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model for every stack of a process; a cluster's worker may call from several threads."""
+
+    predictor: Predictor
+    lock: threading.Lock
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str, device: str, exact: bool) -> _Loaded:
+    # Each image is seen once: embeddings on disk would only push out those that will be used.
+    return _Loaded(Predictor(load_model(model, device, exact), cache=False), threading.Lock())
+
+
+def _in_processes(
+    todo: Sequence[BatchTask], model: str, options: BatchOptions, workers: int
+) -> Generator[BatchResult, None, None]:
+    left = dict.fromkeys(todo, _ATTEMPTS)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    while left:
+        # After a death, one process: the stack that kills it is found without taking others along.
+        count = workers if min(left.values()) == _ATTEMPTS else 1
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(threads,))
+        # Only as many at once as there are processes: what a dying one takes along is then known.
+        try:
+            yield from _until_one_dies(pool, left, model, options, count)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _until_one_dies(
+    pool: ProcessPoolExecutor, left: dict[BatchTask, int], model: str, options: BatchOptions, count: int
+) -> Generator[BatchResult, None, None]:
+    """Work through `left`, removing what is done, until all is or a process of the pool has died."""
+    running: dict[Future[BatchResult], BatchTask] = {}
+    waiting = list(left)
+    while waiting or running:
+        while waiting and len(running) < count:
+            running[pool.submit(predict_one, waiting[0], model, options)] = waiting.pop(0)
+        future = next(as_completed(running))
+        try:
+            result = future.result()
+        except BrokenProcessPool:
+            for task in running.values():
+                left[task] -= 1
+                if left[task] == 0:
+                    del left[task]
+                    yield BatchResult(str(task.source), str(task.target), error="the process died on it (memory?)")
+            return
+        del left[running.pop(future)]
+        yield result
+
+
+def _on_cluster(todo: Sequence[BatchTask], model: str, options: BatchOptions) -> Generator[BatchResult, None, None]:
+    try:
+        from dask.distributed import Client
+        from dask.distributed import as_completed as as_dask_completed
+    except ImportError as error:
+        raise E2SamError("Expected Dask for --scheduler: pip install 'napari-e2sam[cluster]'.") from error
+    try:
+        client = Client(options.scheduler, timeout="20s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise E2SamError(f"Expected a Dask scheduler at {options.scheduler}, got no answer: {error}.") from error
+    with client:
+        by_key = {}
+        futures = []
+        for task in todo:
+            # Not pure: the result is the file. Dask gives the tasks of a worker that dies to another.
+            future = client.submit(predict_one, task, model, options, pure=False, retries=_ATTEMPTS - 1)
+            by_key[future.key] = task
+            futures.append(future)
+        for future in as_dask_completed(futures):
+            if future.status == "finished":
+                yield future.result()
+            else:
+                task = by_key[future.key]
+                yield BatchResult(str(task.source), str(task.target), error=f"{future.exception()}")
