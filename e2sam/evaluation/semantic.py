@@ -102,7 +102,9 @@ class ConfusionMatrix:
         self.legacy_ignore10 = legacy_ignore10
         self.counts = np.zeros((len(values), len(values) + 1), np.int64)
 
-    def update(self, predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> None:
+    def update(
+        self, predicted: NDArray[np.integer], labels: NDArray[np.integer], counted: NDArray[np.bool_] | None = None
+    ) -> None:
         """Add one image.
 
         Parameters
@@ -112,6 +114,8 @@ class ConfusionMatrix:
             wherever a class was labelled.
         labels
             (H, W) labelled class values.
+        counted
+            (H, W) bool, pixels to count; None = all. The ignored value is left out in any case.
 
         Raises
         ------
@@ -120,7 +124,9 @@ class ConfusionMatrix:
         """
         if predicted.shape != labels.shape:
             raise E2SamError(f"Expected a prediction of shape {labels.shape} like its labels, got {predicted.shape}.")
-        counted = np.ones(labels.shape, bool) if self.ignore_index is None else labels != self.ignore_index
+        counted = np.ones(labels.shape, bool) if counted is None else counted
+        if self.ignore_index is not None:
+            counted = counted & (labels != self.ignore_index)
         truth = labels[counted].ravel()
         rows = _positions(truth, self.values)
         unknown = rows == len(self.values)

@@ -1,0 +1,279 @@
+"""Labelled objects as the promptable head trains on them: windows of images in the model's frame, with targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from e2sam.data.corrections import Correction
+from e2sam.data.masks import MaskCrop
+from e2sam.data.normalize import ChannelRecipe, fit_recipes
+from e2sam.data.prompts import Prompts
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.inference.encoding import WindowEncoder
+from e2sam.inference.frame import Frame
+from e2sam.inference.plan import EncodingPlan, Scene
+from e2sam.inference.prediction import Box
+from e2sam.inference.tiling import Windows
+from e2sam.modeling.e2sam import E2SAM, ModelConfig
+
+__all__ = [
+    "LabelledObject",
+    "LabelledScene",
+    "TrainingWindow",
+    "WindowData",
+    "coverage_on_logits",
+    "rgb_channels",
+    "scenes_of",
+    "windows_of",
+]
+
+# As `Predictor`: a longer image is encoded in windows, not whole.
+LARGE_SIDE = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledObject:
+    """One complete object: what is not in its mask is not the object, labelled or not.
+
+    Attributes
+    ----------
+    mask
+        Its pixels.
+    prompts
+        The prompts that a user gave for it; empty where it comes from a label image.
+    """
+
+    mask: MaskCrop
+    prompts: Prompts = field(default_factory=Prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledScene:
+    """One image, the channels that the model sees of it, and its labelled objects.
+
+    Attributes
+    ----------
+    key
+        Identity of the image; scenes with other channels of the same image share it.
+    stack
+        (C, H, W).
+    objects
+        At least one.
+    channels
+        Names of the selected channels; None = as `Predictor` chooses.
+    recipes
+        Normalization by channel name, where it is known.
+    """
+
+    key: str
+    stack: ChannelStack
+    objects: tuple[LabelledObject, ...]
+    channels: tuple[str, ...] | None = None
+    recipes: Mapping[str, ChannelRecipe] = field(default_factory=dict)
+
+    def fitted(self) -> tuple[ChannelRecipe, ...] | None:
+        """Recipes of all channels, the known ones among them; None where none is known."""
+        return fit_recipes(self.stack, dict(self.recipes)) if self.recipes else None
+
+    def plan(self, config: ModelConfig) -> EncodingPlan:
+        """How the image becomes the input of a model."""
+        return Scene.of(self.stack, self.fitted()).plan(config, self.channels or "auto")
+
+    def flipped(self, axis: int) -> LabelledScene:
+        """The scene mirrored top to bottom (axis 0) or left to right (axis 1)."""
+        height, width = self.stack.size
+        data = np.flip(self.stack.read(), axis + 1)
+        objects = tuple(_flipped(labelled, axis, (height, width)) for labelled in self.objects)
+        return replace(self, stack=replace(self.stack, data=data, source=None, _valid=None), objects=objects)
+
+
+def _flipped(labelled: LabelledObject, axis: int, size: tuple[int, int]) -> LabelledObject:
+    height, width = size
+    x0, y0, x1, y1 = labelled.mask.box
+    corner = (x0, height - y1) if axis == 0 else (width - x1, y0)
+    mask = MaskCrop(np.ascontiguousarray(np.flip(labelled.mask.pixels, axis)), *corner)
+    prompts = labelled.prompts
+    column, length = 1 - axis, size[axis]
+    # Points name pixels, whose centres lie half a pixel further; corners of boxes lie between pixels.
+    points = prompts.points.copy()
+    points[:, column] = length - 1 - points[:, column]
+    box = None if prompts.box is None else prompts.box.copy()
+    if box is not None and prompts.box is not None:
+        box[column], box[column + 2] = length - prompts.box[column + 2], length - prompts.box[column]
+    return LabelledObject(mask, Prompts(points, prompts.labels, box))
+
+
+def rgb_channels(channels: Sequence[ChannelSpec]) -> tuple[str, ...]:
+    """Names of the three channels that a tool for colour images would see.
+
+    Channels named R, G, B (or red, green, blue) or, with wavelengths, those nearest to 665, 560 and 490 nm (the red,
+    green and blue bands of Sentinel-2), or the first three, which is what most tools cut a stack to.
+    """
+    names = tuple(channel.name for channel in channels)
+    lower = {name.lower(): name for name in names}
+    for wanted in (("r", "g", "b"), ("red", "green", "blue")):
+        if all(name in lower for name in wanted):
+            return tuple(lower[name] for name in wanted)
+    waves = [channel.wavelength_nm for channel in channels if channel.wavelength_nm is not None]
+    if len(waves) == len(names) >= 3:
+        chosen = [int(np.abs(np.array(waves) - wanted).argmin()) for wanted in (665.0, 560.0, 490.0)]
+        if len(set(chosen)) == 3:
+            return tuple(names[index] for index in chosen)
+    return names[:3]
+
+
+def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None = None) -> list[LabelledScene]:
+    """Corrections by image and by the channels they were made with; each image is opened once.
+
+    Parameters
+    ----------
+    corrections
+        At least one.
+    channels
+        Selection to learn with; None = each correction's own (or, where it has none, what `Predictor` would choose).
+    """
+    grouped: dict[tuple[str, tuple[str, ...]], list[Correction]] = {}
+    for correction in corrections:
+        own = correction.conditions.channels if channels is None else tuple(channels)
+        grouped.setdefault((correction.image.key, tuple(own)), []).append(correction)
+    stacks: dict[str, ChannelStack] = {}
+    scenes = []
+    for (key, selection), members in grouped.items():
+        if key not in stacks:
+            stacks[key] = members[0].image.load()
+        recipes: dict[str, ChannelRecipe] = {}
+        for member in members:
+            recipes.update(zip(member.conditions.channels, member.conditions.recipes, strict=False))
+        objects = tuple(LabelledObject(member.mask, member.prompts) for member in members)
+        scenes.append(LabelledScene(key, stacks[key], objects, selection or None, recipes))
+    return scenes
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingWindow:
+    """A part of an image that is encoded at once, with the objects that are learned from it.
+
+    Attributes
+    ----------
+    plan, window, frame
+        How its pixels become the encoder's input.
+    targets
+        (K, h, w) uint8, share of each position of the logits that the object covers, 255 = all of it.
+    inside
+        (h, w) bool, positions inside the image (the rest is padding).
+    prompts
+        The users' prompts of each object, in pixels of the window.
+    scene
+        Position of its scene, for what is shown and saved.
+    """
+
+    plan: EncodingPlan
+    window: Box
+    frame: Frame
+    targets: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    prompts: tuple[Prompts, ...]
+    scene: int
+
+    @property
+    def num_objects(self) -> int:
+        """Number of objects."""
+        return len(self.targets)
+
+
+def windows_of(scenes: Sequence[LabelledScene], config: ModelConfig) -> list[TrainingWindow]:
+    """The windows that `Predictor` would encode for each scene's objects."""
+    windows = []
+    for index, scene in enumerate(scenes):
+        plan = scene.plan(config)
+        for window, objects in _by_window(scene, config).items():
+            frame = Frame.of((window[3] - window[1], window[2] - window[0]), config)
+            targets = np.stack([coverage_on_logits(labelled.mask, window, frame) for labelled in objects])
+            corner = np.float32(window[:2])
+            prompts = tuple(
+                replace(
+                    labelled.prompts,
+                    points=labelled.prompts.points - corner,
+                    box=None if labelled.prompts.box is None else labelled.prompts.box - np.tile(corner, 2),
+                    mask=None,
+                )
+                for labelled in objects
+            )
+            windows.append(TrainingWindow(plan, window, frame, targets, _inside(frame), prompts, index))
+    return windows
+
+
+def _by_window(scene: LabelledScene, config: ModelConfig) -> dict[Box, list[LabelledObject]]:
+    around = Windows(scene.stack.size, config.image_size)
+    if max(scene.stack.size) <= LARGE_SIDE:
+        return {around.whole: list(scene.objects)}
+    grouped: dict[Box, list[LabelledObject]] = {}
+    for labelled in scene.objects:
+        box = np.array(labelled.mask.box, np.float32)
+        grouped.setdefault(around.first(Prompts(box=box), None), []).append(labelled)
+    return grouped
+
+
+def coverage_on_logits(mask: MaskCrop, window: Box, frame: Frame) -> NDArray[np.uint8]:
+    """Share of each position of the logits (h, w) that a mask covers, as uint8, 255 = all."""
+    x0, y0, x1, y1 = mask.box
+    height, width = frame.original_size
+    rows = _overlaps(y0 - window[1], y1 - window[1], frame.logits_size[0], frame.input_size[0], height, frame)
+    columns = _overlaps(x0 - window[0], x1 - window[0], frame.logits_size[1], frame.input_size[1], width, frame)
+    covered = rows @ mask.pixels.astype(np.float32) @ columns.T
+    return np.asarray(np.clip(covered * 255 + 0.5, 0, 255), np.uint8)
+
+
+def _overlaps(start: int, stop: int, count: int, extent: int, length: int, frame: Frame) -> NDArray[np.float32]:
+    """(count, stop - start): share of each position of the logits that each pixel fills, along one axis."""
+    side = frame.logits_stride * length / extent
+    low = np.arange(count)[:, None] * side
+    pixels = np.arange(start, stop)[None]
+    shared = np.minimum(low + side, pixels + 1) - np.maximum(low, pixels)
+    return (np.clip(shared, 0, None) / side).astype(np.float32)
+
+
+def _inside(frame: Frame) -> NDArray[np.bool_]:
+    rows, columns = (-(-side // frame.logits_stride) for side in frame.input_size)
+    inside = np.zeros(frame.logits_size, bool)
+    inside[:rows, :columns] = True
+    return inside
+
+
+class WindowData:
+    """Embeddings or pixels of training windows, read and encoded when they are asked for.
+
+    Parameters
+    ----------
+    windows
+        The windows.
+    encoder
+        With the weights that training starts from; its caches answer what is asked again.
+    """
+
+    def __init__(self, windows: Sequence[TrainingWindow], encoder: WindowEncoder) -> None:
+        self.windows = tuple(windows)
+        self.encoder = encoder
+
+    @property
+    def model(self) -> E2SAM:
+        """The model that encodes."""
+        return self.encoder.model
+
+    def embeddings(self, index: int) -> Tensor:
+        """(V, 256, h, w) float32 embeddings of a window, one for each view of its plan, by the starting weights."""
+        window = self.windows[index]
+        encoded = self.encoder.encode(window.plan, window.window)
+        # As the disk cache keeps them, so that a resumed run sees what the first one saw.
+        rounded = replace(encoded, features=encoded.features.half().float())
+        return self.encoder.embed(window.plan, rounded).float()
+
+    def planes(self, index: int) -> NDArray[np.float32]:
+        """(V, P, h, w) input of `E2SAM.prepare` for a window."""
+        window = self.windows[index]
+        return window.plan.planes(window.window, window.frame)

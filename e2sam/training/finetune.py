@@ -1,0 +1,267 @@
+"""Fine-tuning: stage 2, from corrections or labelled sets; the new model is taken only if it is not worse."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from e2sam.data.corrections import CorrectionSet
+from e2sam.data.io.datasets import LabelledSet
+from e2sam.errors import CheckpointError
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.training.config import TrainStep
+from e2sam.training.finetune_config import FinetuneConfig, FinetuneResult
+from e2sam.training.loop import run_training
+from e2sam.training.task import LoopSettings, Outcome, TrainingTask
+from e2sam.training.tuning import plain_copy
+from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
+
+__all__ = ["FinetuneConfig", "FinetuneResult", "finetune"]
+
+
+class Figures(Protocol):
+    """Figures of one model on the held-out labels."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class Head(Protocol):
+    """What fine-tuning needs to know of a head; made once for the model and once for its twin."""
+
+    steps: int
+    batch_size: int
+    base: E2SAM
+
+    def task(self, save_as: Callable[[Path, E2SAM, Outcome], None], identity: Mapping[str, Any]) -> TrainingTask:
+        """The task to train."""
+        ...
+
+    def before(self) -> Any:
+        """Figures before training."""
+        ...
+
+    def judge(self, model: E2SAM) -> Any:
+        """Figures of a trained model."""
+        ...
+
+    def compare(self, before: Any, after: Any) -> dict[str, Any]:
+        """Differences, with "not_worse"."""
+        ...
+
+    def rejected(self) -> E2SAM:
+        """The model that stays where the new one is worse."""
+        ...
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """How labels were divided."""
+        ...
+
+    def twin(self) -> Head | None:
+        """The same on red, green and blue alone; None where the model sees nothing else."""
+        ...
+
+
+@dataclass
+class _Run:
+    """One training run within a fine-tuning: the model's own, or its twin's."""
+
+    head: Head
+    config: FinetuneConfig
+    candidate: Path
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def steps(self) -> Iterator[TrainStep]:
+        """Train to the candidate, or find it finished where that run is resumed."""
+        if self.config.resume and self._is_finished():
+            return
+        task = self.head.task(self._save, self._identity())
+        if not self.config.resume:
+            self.candidate.with_name(self.candidate.name + ".state").unlink(missing_ok=True)
+        runner = run_training(task, self._settings())
+        try:
+            yield from runner
+        finally:
+            runner.close()
+
+    def _identity(self) -> dict[str, Any]:
+        free = ("out", "resume", "twin", "checkpoint_every", "judged_objects", "judged_clicks")
+        settings = {name: value for name, value in self.config.to_json().items() if name not in free}
+        return {"settings": settings, "parent": self.head.base.fingerprint, "split": self.head.split}
+
+    def _settings(self) -> LoopSettings:
+        config = self.config
+        return LoopSettings(
+            out=self.candidate,
+            steps=self.head.steps,
+            batch_size=self.head.batch_size,
+            seed=config.seed,
+            ema_decay=0.0,
+            checkpoint_every=config.checkpoint_every,
+            validate_every=config.validate_every or max(5, self.head.steps // 10),
+            patience=config.patience,
+            resume=config.resume,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,
+        )
+
+    def _save(self, path: Path, model: E2SAM, outcome: Outcome) -> None:
+        self.outcome = outcome
+        facts = {"identity": self._identity(), "outcome": asdict(outcome)}
+        save_checkpoint(path, plain_copy(model), {"stage": "candidate", "training": facts})
+
+    def _is_finished(self) -> bool:
+        try:
+            facts = read_checkpoint_info(self.candidate).training
+        except CheckpointError:
+            return False
+        if facts.get("identity") != json.loads(json.dumps(self._identity())):
+            return False
+        self.outcome = Outcome(**facts["outcome"])
+        return True
+
+    def trained(self) -> E2SAM:
+        """The model with the weights that were kept."""
+        return load_checkpoint(self.candidate, self.head.base.device)
+
+    def forget(self) -> None:
+        """Remove what lies beside the result."""
+        for suffix in ("", ".state", ".best"):
+            self.candidate.with_name(self.candidate.name + suffix).unlink(missing_ok=True)
+
+
+def finetune(
+    data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig
+) -> Generator[TrainStep, None, FinetuneResult]:
+    """Learn from corrections or labels; yields every step and returns the result.
+
+    The labels are divided before training, by image or by region with a margin. Old and new model are judged on what
+    was held out; the new one is written to `config.out` only if it is not worse, else the old one is. Closing the
+    generator stops the run; with `resume` it goes on from the last checkpoint.
+
+    Parameters
+    ----------
+    data
+        A `CorrectionSet`, a `LabelledSet`, or what `e2sam finetune` takes as DATA: a session, a folder of pairs,
+        `shift:DIR`, `h8:DIR`.
+    config
+        Settings.
+
+    Raises
+    ------
+    TrainingError
+        If there is too little to learn from, or the settings do not fit the data.
+
+    Examples
+    --------
+    >>> config = FinetuneConfig(out=Path("mine.safetensors"))
+    >>> for step in finetune("session.e2sam", config):  # doctest: +SKIP
+    ...     print(step.step, step.loss)
+    """
+    started = time.perf_counter()
+    head = _open(data, config)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    twin = head.twin()
+    total = head.steps * (1 if twin is None else 2)
+    yield TrainStep(0, total, math.nan, message="Judging the model before training.")
+    before = head.before()
+    run = _Run(head, config, config.out.with_name(f"{config.out.stem}.candidate.safetensors"))
+    for step in run.steps():
+        yield replace(step, total=total, metrics={k: v for k, v in step.metrics.items() if k != "accepted"})
+    if not _is_first_process():
+        return _elsewhere(config, head, run)
+    after = head.judge(run.trained()) if run.outcome.accepted else before
+    difference = head.compare(before, after)
+    accepted = run.outcome.accepted and difference["not_worse"]
+    beside = None
+    if twin is not None:
+        other = _Run(twin, config, config.out.with_name(f"{config.out.stem}.twin.safetensors"))
+        yield TrainStep(head.steps, total, math.nan, message="Training the RGB-only twin for comparison.")
+        for step in other.steps():
+            yield TrainStep(head.steps + step.step, total, math.nan)
+        beside = twin.judge(other.trained()).to_json()
+        other.forget()
+    seconds = round(time.perf_counter() - started, 2)
+    message = _message(before.to_json(), after.to_json(), accepted)
+    result = FinetuneResult(
+        config.out,
+        run.outcome.steps,
+        seconds,
+        before.to_json(),
+        after.to_json(),
+        difference,
+        beside,
+        head.split,
+        accepted,
+        message,
+    )
+    _write(run, result)
+    run.forget()
+    yield TrainStep(total, total, math.nan, {"accepted": float(accepted), **_scores(result)}, message)
+    return result
+
+
+def _open(data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> Head:
+    if config.head == "prompt":
+        from e2sam.training.prompt_head import PromptHead
+
+        return PromptHead.open(data, config)
+    from e2sam.training.semantic_head import SemanticHead
+
+    return SemanticHead.open(data, config)
+
+
+def _is_first_process() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
+
+
+def _elsewhere(config: FinetuneConfig, head: Head, run: _Run) -> FinetuneResult:
+    """The answer of a process that only helped: the first one judges and writes."""
+    outcome = run.outcome
+    message = "The first process has the result."
+    return FinetuneResult(config.out, outcome.steps, outcome.seconds, {}, {}, {}, None, head.split, False, message)
+
+
+def _write(run: _Run, result: FinetuneResult) -> None:
+    model = run.trained() if result.accepted else run.head.rejected()
+    facts = {name: value for name, value in result.to_json().items() if name != "out"}
+    provenance = {
+        "stage": "finetune" if result.accepted else "unchanged",
+        "parent": run.head.base.fingerprint,
+        "classes": list(model.config.semantic.classes) if model.config.semantic else [],
+        "training": {"config": run.config.to_json(), "result": facts},
+    }
+    save_checkpoint(result.out, model, provenance)
+
+
+def _scores(result: FinetuneResult) -> dict[str, float]:
+    key = "miou" if "miou" in result.after else "score"
+    figures = {"before": result.before.get(key), "after": result.after.get(key), "twin": (result.twin or {}).get(key)}
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def _message(before: Mapping[str, Any], after: Mapping[str, Any], accepted: bool) -> str:
+    if "miou" in after:
+        what = f"mean IoU {_shown(before['miou'])} before, {_shown(after['miou'])} after"
+    else:
+        what = (
+            f"IoU after one click {before['iou']['1']:.2f} before, {after['iou']['1']:.2f} after; clicks to 85 %: "
+            f"{before['noc']['85']:.1f} before, {after['noc']['85']:.1f} after"
+        )
+    taken = "The new model was taken" if accepted else "The old model was kept, because the new one is not better"
+    return f"{taken}. On held-out labels: {what}."
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -1,0 +1,154 @@
+"""Settings and result of fine-tuning: frozen data, saved in the checkpoint that it made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from e2sam.errors import TrainingError
+from e2sam.training.tuning import TUNES
+
+__all__ = ["FinetuneConfig", "FinetuneResult"]
+
+HEADS = ("prompt", "semantic")
+PRESETS = ("", "bmvc2023")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of a fine-tuning run; zeros and None mean "chosen for the data and the head".
+
+    Attributes
+    ----------
+    out
+        Checkpoint to write. It always holds a usable model: the new one, or, where that is worse, the old one.
+    model
+        What `load_model` takes: where training starts from.
+    head
+        "prompt" (clicks and boxes) or "semantic" (a class for each pixel).
+    tune
+        "decoder" (on cached embeddings), "lora" (late blocks of the encoder as well) or "full".
+    preset
+        "" or "bmvc2023", the settings of E2SAM's released stage 2; what is set beside it wins.
+    channels
+        Selection to learn with; None = the one each correction was made with, all channels for the semantic head.
+    steps, batch_size, learning_rate, encoder_rate, weight_decay
+        Of the run; 0 (weight_decay: None) = chosen.
+    held_out
+        Share of the labels that the result is measured on; fixed before training.
+    seed
+        Of the split and of every draw.
+    replay, keep
+        Promptable head: weight of replayed answers of the old model, and of staying near its weights.
+    twin
+        Also train on red, green and blue alone, for comparison; None = only with `tune="decoder"`.
+    judged_objects, judged_clicks
+        Most held-out objects, and most clicks for each, in the figures before and after.
+    late_blocks, rank
+        Of `tune="lora"`.
+    decoder, tile_size
+        Semantic head: "detail" or "bmvc2023"; pixels of the image on the long side of one frame.
+    ignore_index
+        Semantic head: label value that is not counted; None = none; "auto" = what the labelled set says.
+    classes
+        Semantic head: class names, in the order of the label values; empty = what the labelled set says.
+    resume, checkpoint_every, validate_every, patience
+        As in `LoopSettings`; 0 = chosen.
+    device, accelerator, devices, num_nodes, strategy, precision
+        Where to compute.
+    """
+
+    out: Path
+    model: str | Path = "tiny"
+    head: str = "prompt"
+    tune: str = ""
+    preset: str = ""
+    channels: tuple[str, ...] | None = None
+    steps: int = 0
+    batch_size: int = 0
+    learning_rate: float = 0.0
+    encoder_rate: float = 0.0
+    weight_decay: float | None = None
+    held_out: float = 0.25
+    seed: int = 0
+    replay: float = 0.5
+    keep: float = 1e-2
+    twin: bool | None = None
+    judged_objects: int = 24
+    judged_clicks: int = 20
+    late_blocks: int = 3
+    rank: int = 8
+    decoder: str = ""
+    tile_size: int = 0
+    ignore_index: int | str | None = "auto"
+    classes: tuple[str, ...] = ()
+    resume: bool = False
+    checkpoint_every: int = 25
+    validate_every: int = 0
+    patience: int = 4
+    device: str = "auto"
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("head", HEADS), ("tune", ("", *TUNES)), ("preset", PRESETS)):
+            if getattr(self, name) not in allowed:
+                shown = ", ".join(value or "none" for value in allowed)
+                raise TrainingError(f"Expected {name} of {shown}, got {getattr(self, name)!r}.")
+        if self.preset and self.head != "semantic":
+            raise TrainingError("Expected --head semantic with the preset bmvc2023, whose stage 2 has no prompts.")
+        if self.steps < 0 or self.batch_size < 0:
+            raise TrainingError(f"Expected steps and batch size of at least 1, got {self.steps} and {self.batch_size}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON values, as they stand in the checkpoint."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return plain
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run came to.
+
+    Attributes
+    ----------
+    out
+        The checkpoint: the new model if `accepted`, else the old one unchanged.
+    steps
+        Steps done.
+    seconds
+        Wall-clock time from start to result.
+    before, after
+        Figures on held-out labels.
+    difference
+        After - before, with intervals.
+    twin
+        Figures of the RGB-only twin, trained alike on the same labels; None where there is none.
+    split
+        How the labels were divided, and how many stand on each side.
+    accepted
+        Whether the new model was taken.
+    message
+        One line for the user.
+    """
+
+    out: Path
+    steps: int
+    seconds: float
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    difference: Mapping[str, Any]
+    twin: Mapping[str, Any] | None
+    split: Mapping[str, Any]
+    accepted: bool
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `e2sam finetune --json` prints it."""
+        return {**asdict(self), "out": str(self.out)}

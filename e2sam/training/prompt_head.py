@@ -1,0 +1,165 @@
+"""Fine-tuning by clicks: from corrections to a task, held-out scenes and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from e2sam.data.corrections import Correction, CorrectionSet
+from e2sam.data.io.datasets import LabelledSet
+from e2sam.errors import TrainingError
+from e2sam.inference.embeddings import EmbeddingCache
+from e2sam.inference.encoding import WindowEncoder
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.training.dataset import LabelledScene, WindowData, rgb_channels, scenes_of, windows_of
+from e2sam.training.finetune_config import FinetuneConfig
+from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
+from e2sam.training.promptable import ClickModule, ClickSettings, PromptTask
+from e2sam.training.split import ObjectPlace, Split, split_objects
+from e2sam.training.task import Outcome, TrainingTask
+from e2sam.training.tuning import set_trained
+from e2sam.weights.zoo import load_model
+
+__all__ = ["PromptHead"]
+
+_FEWEST_STEPS, _MOST_STEPS = 60, 400
+
+
+@dataclass
+class PromptHead:
+    """Follows `e2sam.training.finetune.Head`.
+
+    Attributes
+    ----------
+    config
+        Settings.
+    base
+        The model that training starts from; never changed.
+    train, held_out
+        Scenes with the objects of each side.
+    division
+        How they were divided.
+    """
+
+    config: FinetuneConfig
+    base: E2SAM
+    train: list[LabelledScene]
+    held_out: list[LabelledScene]
+    division: Split
+
+    @classmethod
+    def open(cls, data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> PromptHead:
+        """Divide the corrections, and load images and model."""
+        corrections = _corrections_of(data)
+        division = _divide(corrections, config)
+        base = load_model(config.model, device=config.device)
+        sides = [
+            scenes_of([corrections[index] for index in side], config.channels)
+            for side in (division.train, division.held_out)
+        ]
+        return cls(config, base, sides[0], sides[1], division)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        objects = sum(len(scene.objects) for scene in self.train)
+        return self.config.steps or min(_MOST_STEPS, max(_FEWEST_STEPS, 40 + 8 * objects))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step."""
+        return self.config.batch_size or 4
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """How labels were divided, as JSON values."""
+        counts = {"train": len(self.division.train), "held_out": len(self.division.held_out)}
+        return {
+            **counts,
+            "dropped": len(self.division.dropped),
+            "kind": self.division.kind,
+            "margin": self.division.margin,
+        }
+
+    def task(self, save_as: Callable[[Path, E2SAM, Outcome], None], identity: Mapping[str, Any]) -> TrainingTask:
+        """The task, on a fresh copy of the model."""
+        tune = self.config.tune or "decoder"
+        model = load_model(self.config.model, device=self.config.device)
+        cache = EmbeddingCache() if tune == "decoder" else None
+        encoder = WindowEncoder(self.base, cache)
+        set_trained(model, model.decoder, tune, self.config.late_blocks, self.config.rank)
+        train, held_out = (WindowData(windows_of(side, model.config), encoder) for side in (self.train, self.held_out))
+        channels = sorted({scene.channels or () for scene in (*self.train, *self.held_out)})
+        known = {**identity, "channels": [list(names) for names in channels], "objects": self._places()}
+        return PromptTask(ClickModule(model, self._settings()), train, held_out, tune != "decoder", save_as, known)
+
+    def _settings(self) -> ClickSettings:
+        config, plain = self.config, ClickSettings(replay=self.config.replay, keep=self.config.keep)
+        return replace(
+            plain,
+            learning_rate=config.learning_rate or plain.learning_rate,
+            encoder_rate=config.encoder_rate or plain.encoder_rate,
+            weight_decay=plain.weight_decay if config.weight_decay is None else config.weight_decay,
+        )
+
+    def _places(self) -> list[list[Any]]:
+        return [[scene.key, *one.mask.box, one.mask.area] for scene in self.train for one in scene.objects]
+
+    def before(self) -> ClickFigures:
+        """Figures of the model before training."""
+        return self.judge(self.base)
+
+    def judge(self, model: E2SAM) -> ClickFigures:
+        """Figures on held-out objects."""
+        return judge_clicks(model, self.held_out, self.config.judged_clicks, self.config.judged_objects)
+
+    def compare(self, before: ClickFigures, after: ClickFigures) -> dict[str, Any]:
+        """Differences, object by object."""
+        return compare_clicks(before, after)
+
+    def rejected(self) -> E2SAM:
+        """The model that training started from."""
+        return self.base
+
+    def twin(self) -> PromptHead | None:
+        """The same labels seen through red, green and blue alone."""
+        wanted = self.config.twin if self.config.twin is not None else (self.config.tune or "decoder") == "decoder"
+        scenes = (*self.train, *self.held_out)
+        if not wanted or all(
+            scene.channels is not None and set(scene.channels) == set(_rgb(self, scene)) for scene in scenes
+        ):
+            return None
+        if any(len(_rgb(self, scene)) < 3 for scene in scenes):
+            return None
+        sides = [[replace(scene, channels=_rgb(self, scene)) for scene in side] for side in (self.train, self.held_out)]
+        return PromptHead(self.config, self.base, sides[0], sides[1], self.division)
+
+
+def _rgb(head: PromptHead, scene: LabelledScene) -> tuple[str, ...]:
+    return rgb_channels(head.base.config.channels or scene.stack.channels)
+
+
+def _corrections_of(data: CorrectionSet | LabelledSet | str | Path) -> Sequence[Correction]:
+    if isinstance(data, LabelledSet):
+        found = CorrectionSet.from_dataset(data, minimum_area=4)
+    elif isinstance(data, CorrectionSet):
+        found = data
+    else:
+        found = CorrectionSet.open(data)
+    if len(found) < 2:
+        raise TrainingError(
+            f"Expected at least 2 corrections, one to learn from and one to judge by, got {len(found)}: accept more."
+        )
+    return found.corrections
+
+
+def _divide(corrections: Sequence[Correction], config: FinetuneConfig) -> Split:
+    """The split that the data comes with ("val" is held out), else our own."""
+    given = [correction.split for correction in corrections]
+    if "train" in given and "val" in given:
+        sides = [tuple(index for index, name in enumerate(given) if name == side) for side in ("train", "val")]
+        return Split(sides[0], sides[1], kind="given")
+    places = [ObjectPlace(one.image.key, one.image.size, one.mask.box) for one in corrections]
+    return split_objects(places, config.held_out, config.seed)

@@ -1,0 +1,345 @@
+"""Fine-tuning of the promptable head: simulated users click at labelled objects, the mask decoder learns from it.
+
+The encoder never runs in the loop unless it is tuned itself: embeddings are made once. So that other objects do not get
+worse, the masks that the model gave before training elsewhere in the image are replayed, and weights are held near
+those that training starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from e2sam.modeling.e2sam import E2SAM, PromptTensors
+from e2sam.training.clicking import (
+    Points,
+    box_prompts,
+    click_in_error,
+    first_click,
+    pad_prompts,
+    quick_clicks,
+    user_prompts,
+)
+from e2sam.training.dataset import TrainingWindow, WindowData
+from e2sam.training.task import Outcome, ParameterGroup, StepDraw
+
+__all__ = ["ClickModule", "ClickSettings", "PromptTask"]
+
+_REPLAY_PROMPTS = 24
+_REPLAY_WINDOWS = 16
+
+
+@dataclass(frozen=True)
+class ClickSettings:
+    """How the promptable head learns.
+
+    Attributes
+    ----------
+    learning_rate, encoder_rate
+        Of the decoder, and of what is tuned in the encoder.
+    weight_decay
+        Of both.
+    rounds
+        Most corrections after the first prompt of a sample; each step draws 0..rounds.
+    replay
+        Weight of the replayed masks; 0 = none.
+    keep
+        Weight of the squared distance from the starting weights.
+    """
+
+    learning_rate: float = 3e-4
+    encoder_rate: float = 5e-5
+    weight_decay: float = 0.0
+    rounds: int = 3
+    replay: float = 0.5
+    keep: float = 1e-2
+
+
+class ClickModule(nn.Module):
+    """The model with the losses of one step; see `TrainingTask.module`.
+
+    Parameters
+    ----------
+    model
+        Its parameters with `requires_grad` are trained.
+    settings
+        Weights of the losses.
+    """
+
+    def __init__(self, model: E2SAM, settings: ClickSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for index, parameter in enumerate(trained):
+            self.register_buffer(f"start{index}", parameter.detach().clone(), persistent=False)
+
+    def forward(self, batch: Mapping[str, Any], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the samples of a batch, all of one window and view."""
+        embedding = batch["embedding"] if "embedding" in batch else self._encode(batch)
+        parts = {"clicks": self._clicked(embedding, batch)}
+        if self.settings.replay and "replay" in batch:
+            parts["replay"] = self.settings.replay * self._replayed(embedding, batch["replay"])
+        if self.settings.keep:
+            parts["keep"] = self.settings.keep * self._distance()
+        return torch.stack(list(parts.values())).sum(), parts
+
+    def _encode(self, batch: Mapping[str, Any]) -> Tensor:
+        features = self.model.encode(self.model.prepare(batch["planes"], batch["padded_size"]))
+        return self.model.embed(features, batch["positions"])
+
+    def _clicked(self, embedding: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Loss over the first prompt and the corrections that follow it."""
+        targets, inside = batch["targets"], batch["inside"]
+        truth = (targets >= 0.5).cpu().numpy()
+        generators = [np.random.default_rng(seed) for seed in batch["seeds"]]
+        coords, labels, multimask = batch["coords"], batch["labels"], batch["multimask"]
+        rows = torch.arange(len(targets), device=targets.device)
+        previous: Tensor | None = None
+        losses = []
+        for number in range(batch["rounds"] + 1):
+            logits, quality = self.model.decode(embedding, PromptTensors(coords, labels, previous), multimask)
+            logits = logits.float()
+            each = _mask_loss(logits, targets, inside)
+            # Of several candidates only the best is taught, so that they may go on to differ (SAM, arXiv 2304.02643).
+            best = each.detach().argmin(1)
+            losses.append(each[rows, best].mean() + F.mse_loss(quality.float(), _iou_of(logits, targets, inside)))
+            if number == batch["rounds"]:
+                break
+            previous = logits[rows, best].detach()[:, None]
+            masks = ((previous[:, 0] > 0) & inside).cpu().numpy()
+            stride = self.model.config.logits_stride
+            more = [
+                click_in_error(mask, target, generator, stride)
+                for mask, target, generator in zip(masks, truth, generators, strict=True)
+            ]
+            points = torch.from_numpy(np.stack([point for point, _ in more])).to(coords)
+            marks = torch.from_numpy(np.stack([label for _, label in more])).to(labels)
+            coords, labels, multimask = torch.cat((points, coords), 1), torch.cat((marks, labels), 1), False
+        return torch.stack(losses).mean()
+
+    def _replayed(self, embedding: Tensor, replay: Mapping[str, Any]) -> Tensor:
+        """How far the answers to prompts elsewhere have moved from those of the starting weights."""
+        prompts = PromptTensors(replay["coords"], replay["labels"])
+        logits, quality = self.model.decode(embedding, prompts, replay["multimask"])
+        old = torch.sigmoid(replay["logits"].float())
+        moved = F.binary_cross_entropy_with_logits(logits.float(), old, reduction="none")
+        # What cross entropy with a soft target cannot go below is no loss.
+        moved = moved - F.binary_cross_entropy(old, old, reduction="none")
+        scale = 4 * old.mean((2, 3)) + 1e-2
+        each = moved.mean((2, 3)) / scale + (quality.float() - replay["quality"]).square()
+        return (each.mean(1) * replay["weights"]).mean()
+
+    def _distance(self) -> Tensor:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        start = [getattr(self, f"start{index}") for index in range(len(trained))]
+        return torch.stack([(now - old).square().sum() for now, old in zip(trained, start, strict=True)]).sum()
+
+
+def _mask_loss(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
+    """Cross entropy plus Dice (B, M) against soft targets (B, h, w); small objects weigh as much as large ones."""
+    wanted = targets[:, None].expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * inside
+    area = targets.sum((1, 2), keepdim=False)[:, None]
+    around = torch.clamp(4 * area + 64, max=float(inside.sum()))
+    probability = torch.sigmoid(logits) * inside
+    shared = (probability * wanted).sum((2, 3))
+    dice = 1 - (2 * shared + 1) / (probability.sum((2, 3)) + area + 1)
+    return entropy.sum((2, 3)) / around + dice
+
+
+def _iou_of(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
+    """IoU (B, M) of thresholded candidates: what the quality head has to predict."""
+    masks, truth = (logits.detach() > 0) & inside.bool(), (targets >= 0.5)[:, None]
+    shared, union = (masks & truth).sum((2, 3)), (masks | truth).sum((2, 3))
+    return shared.float() / union.clamp_min(1).float()
+
+
+class PromptTask:
+    """Fine-tuning from labelled objects; follows `e2sam.training.task.TrainingTask`.
+
+    Parameters
+    ----------
+    module
+        The model with its losses.
+    train, held_out
+        Windows with the objects to learn from, and to judge by.
+    encodes
+        Whether the encoder is tuned, so that it has to run at each step.
+    save_as
+        Writes the checkpoint.
+    identity
+        What tells this run from another.
+    """
+
+    def __init__(
+        self,
+        module: ClickModule,
+        train: WindowData,
+        held_out: WindowData,
+        encodes: bool,
+        save_as: Callable[[Path, E2SAM, Outcome], None],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.module: nn.Module = module
+        self.monitor = "score" if held_out.windows else ""
+        self._clicks = module
+        self._train, self._held_out = train, held_out
+        self._encodes = encodes
+        self._save_as = save_as
+        self._identity = identity
+        counts = np.array([window.num_objects for window in train.windows], float)
+        self._shares = counts / counts.sum()
+        self._replay: dict[int, list[dict[str, Any]]] = {}
+
+    def identity(self) -> Mapping[str, Any]:
+        """What a resumed run must share with this one."""
+        return {**self._identity, "clicks": asdict(self._clicks.settings)}
+
+    def prepare(self, fabric: Any) -> Iterator[str]:
+        """Encode each image once, and remember what the model says elsewhere in it."""
+        del fabric
+        count = len(self._train.windows)
+        yield f"Encoding {count + len(self._held_out.windows)} image window(s)."
+        for index in range(count):
+            embeddings = self._train.embeddings(index)
+            if self._clicks.settings.replay and index < _REPLAY_WINDOWS:
+                self._replay[index] = self._remember(self._train.windows[index], embeddings[:1], index)
+
+    def groups(self) -> Sequence[ParameterGroup]:
+        """The decoder's parameters and, where they are tuned, the encoder's."""
+        settings, model = self._clicks.settings, self._clicks.model
+        decoder = [parameter for parameter in model.decoder.parameters() if parameter.requires_grad]
+        own = {id(parameter) for parameter in decoder}
+        rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
+        groups = [ParameterGroup(decoder, settings.learning_rate, settings.weight_decay)]
+        return groups + ([ParameterGroup(rest, settings.encoder_rate, settings.weight_decay)] if rest else [])
+
+    def batch(self, draw: StepDraw) -> dict[str, Any]:
+        """Samples of one window and view, with the kind of prompt and the number of corrections drawn for the step."""
+        shared = draw.shared()
+        index = int(shared.choice(len(self._shares), p=self._shares))
+        window = self._train.windows[index]
+        view = int(shared.integers(len(window.plan.views)))
+        kind = str(shared.choice(["point", "box", "user"], p=[0.5, 0.25, 0.25]))
+        rounds = int(shared.integers(self._clicks.settings.rounds + 1))
+        prompts, targets, seeds = [], [], []
+        for number in draw.samples:
+            generator = draw.sample(number)
+            which = int(generator.integers(window.num_objects))
+            target = window.targets[which].astype(np.float32) / 255
+            prompts.append(self._start(window, which, target, kind, generator))
+            targets.append(target)
+            seeds.append(int(generator.integers(2**31)))
+        coords, labels = pad_prompts(prompts)
+        batch: dict[str, Any] = {
+            "coords": coords,
+            "labels": labels,
+            # As in `Predictor`: several candidates for a single click only.
+            "multimask": all((marks >= 0).sum() == 1 for _, marks in prompts),
+            "targets": torch.from_numpy(np.stack(targets)),
+            "inside": torch.from_numpy(window.inside.astype(np.float32)).bool(),
+            "seeds": seeds,
+            "rounds": rounds,
+        }
+        if self._replay.get(index):
+            batch["replay"] = self._replayed(self._replay[index], shared, max(1, len(prompts) // 2))
+        return {**batch, **self._input(index, view)}
+
+    def _start(
+        self, window: TrainingWindow, which: int, target: NDArray[np.float32], kind: str, generator: np.random.Generator
+    ) -> Points:
+        """The first prompt of a sample; where there is none of a user, a click."""
+        stride = self._clicks.model.config.logits_stride
+        if kind == "box":
+            return box_prompts(target, generator, stride)
+        if kind == "user" and not window.prompts[which].is_empty:
+            return user_prompts(window.prompts[which], window.frame)
+        return first_click(target, generator, stride)
+
+    def _input(self, index: int, view: int) -> dict[str, Any]:
+        if not self._encodes:
+            return {"embedding": self._train.embeddings(index)[view : view + 1]}
+        window = self._train.windows[index]
+        planes = torch.from_numpy(self._train.planes(index)[view : view + 1])
+        return {"planes": planes, "padded_size": window.frame.padded_size, "positions": window.plan.positions}
+
+    # Replay
+
+    def _remember(self, window: TrainingWindow, embedding: Tensor, index: int) -> list[dict[str, Any]]:
+        """Answers of the starting weights to clicks outside of labelled objects, and to boxes around those answers."""
+        model = self._clicks.model
+        stride = model.config.logits_stride
+        free = window.inside & (window.targets.max(0) < 26)
+        if not free.any():
+            return []
+        generator = np.random.default_rng((index, 17))
+        clicks = [first_click(free.astype(np.float32), generator, stride) for _ in range(_REPLAY_PROMPTS)]
+        by_click = _answers(model, embedding, clicks, True)
+        best = by_click["logits"][torch.arange(len(clicks)), by_click["quality"].argmax(1)].float()
+        masks = ((best > 0).cpu().numpy() & window.inside).astype(np.float32)
+        boxes = [box_prompts(mask, generator, stride) for mask in masks if mask.any()]
+        return [by_click] + ([_answers(model, embedding, boxes, False)] if boxes else [])
+
+    @staticmethod
+    def _replayed(banks: list[dict[str, Any]], generator: np.random.Generator, count: int) -> dict[str, Any]:
+        bank = banks[int(generator.integers(len(banks)))]
+        chosen = torch.from_numpy(generator.integers(len(bank["coords"]), size=count))
+        return {name: value if isinstance(value, bool) else value[chosen] for name, value in bank.items()}
+
+    # Judging
+
+    def validate(self) -> Mapping[str, float]:
+        """IoU on held-out objects after clicks and from boxes, on the grid of the logits."""
+        model = self._clicks.model
+        found = []
+        for index, window in enumerate(self._held_out.windows):
+            embeddings = self._current(index) if self._encodes else self._held_out.embeddings(index)
+            found.append(quick_clicks(model, embeddings, window.targets, window.inside))
+        if not found:
+            return {}
+        clicks = np.concatenate([scores.clicks for scores in found])
+        box = np.concatenate([scores.box for scores in found])
+        figures = {f"iou_{number}": float(clicks[:, number - 1].mean()) for number in (1, 3, 5)}
+        # Each click counts alike, and the box as one more.
+        score = (clicks.sum(1) + box) / (clicks.shape[1] + 1)
+        return {**figures, "box_iou": float(box.mean()), "score": float(score.mean())}
+
+    def _current(self, index: int) -> Tensor:
+        """Embeddings of a held-out window by the weights as they stand."""
+        model, window = self._clicks.model, self._held_out.windows[index]
+        planes = torch.from_numpy(self._held_out.planes(index)).to(model.device)
+        with torch.no_grad():
+            features = model.encode(model.prepare(planes, window.frame.padded_size))
+            return model.embed(features, window.plan.positions).float()
+
+    def save(self, path: Path, outcome: Outcome) -> None:
+        """Write the checkpoint of the model as it stands."""
+        self._save_as(path, self._clicks.model, outcome)
+
+
+def _answers(model: E2SAM, embedding: Tensor, prompts: list[Points], multimask: bool) -> dict[str, Any]:
+    """What a model says to prompts, with a weight for how sure it is of it."""
+    coords, labels = pad_prompts(prompts)
+    with torch.no_grad():
+        device = embedding.device
+        logits, quality = model.decode(embedding, PromptTensors(coords.to(device), labels.to(device)), multimask)
+    quality = quality.float().cpu()
+    # A mask that the model does not believe in itself is no behaviour to keep.
+    weights = ((quality.amax(1) - 0.5) / 0.3).clamp(0, 1)
+    return {
+        "coords": coords,
+        "labels": labels,
+        "multimask": multimask,
+        "logits": logits.float().clamp(-15, 15).half().cpu(),
+        "quality": quality,
+        "weights": weights,
+    }
