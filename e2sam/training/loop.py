@@ -100,6 +100,7 @@ class _Run:
         total = self.settings.steps
         if self.state.step == 0:
             yield TrainStep(0, total, math.nan, self._validate_before())
+            self._begin()
         else:
             going_on = f"Going on from step {self.state.step} of {total}."
             yield TrainStep(0, total, math.nan, self.state.before, going_on)
@@ -118,6 +119,17 @@ class _Run:
             if self.settings.checkpoint_every and self.state.step % self.settings.checkpoint_every == 0:
                 self._write()
             yield TrainStep(self.state.step, total, loss, metrics, message)
+
+    def _begin(self) -> None:
+        """Let the task set weights itself before the first step, in all processes alike."""
+        begin = getattr(self.task, "begin", None)
+        if begin is None:
+            return
+        begin()
+        for parameter in self.weights.names:
+            if self.fabric.world_size > 1:
+                parameter.data.copy_(self.fabric.broadcast(parameter.data, src=0))
+        self.weights.restart()
 
     def _goes_on(self, wanted: bool = True) -> bool:
         """Whether the first process still wants the next step; all processes ask at once."""

@@ -159,6 +159,9 @@ class Outcome:
 class TrainingTask(Protocol):
     """What is learned. One loop, `e2sam.training.loop.run_training`, drives every task.
 
+    A task may also have a method `begin()`, called once after the validation before the first step and never on resume,
+    that sets trained weights itself (in closed form, for instance).
+
     Attributes
     ----------
     module

@@ -44,6 +44,13 @@ class TrainedWeights:
         for name, average in self._averages.items():
             average.lerp_(parameters[name].detach(), 1 - decay)
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Let the average be the weights as they are now."""
+        parameters = self._parameters
+        for name, average in self._averages.items():
+            average.copy_(parameters[name])
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The module with its averaged weights, then with its own again."""
