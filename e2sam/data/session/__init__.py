@@ -27,6 +27,7 @@ Objects (undoable)
     accept_draft(stack_id, plane, class_id) -> ObjectRecord
     accept(stack_id, plane, NewObject(MaskCrop.of(mask), class_id, score, prompts, conditions, origin, is_reviewed))
     accept_many(stack_id, plane, new_objects); replace(id, new); delete(ids); merge(ids); split(id, parts=None)
+    import_objects([((stack_id, plane), class_name, NewObject), ...])
     set_class(ids, class_id); set_reviewed(ids, is_reviewed); paint(stack_id, plane, box, before, after, class_id)
 Reading objects (from memory)
     objects(stack_id=None, plane=None); object(id); mask(id) -> MaskCrop; masks(stack_id, plane); prompts_of(id)

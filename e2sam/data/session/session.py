@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from e2sam.data.session.journal import Delta
+from e2sam.data.session.journal import Delta, Edit
 from e2sam.data.session.objects import ObjectActions
-from e2sam.data.session.records import ClassRecord, HistoryStep
+from e2sam.data.session.records import ClassRecord, HistoryStep, NewObject, ObjectRecord, Plane
 from e2sam.data.session.stacks import SettingActions
 from e2sam.errors import SessionError
 
@@ -27,13 +27,7 @@ class Session(ObjectActions, SettingActions):
         if any(known.name == name for known in self.classes()):
             raise SessionError(f"Expected a new class name, got {name!r} again.")
         with self._action("classes", f"Add class {name}") as edit:
-            highest = max((known.id for known in self.classes()), default=0)
-            row = edit.row("counter", "class")
-            class_id = 1 + max(highest, 0 if row is None else row[1])
-            edit.put("counter", ("class", class_id))
-            record = ClassRecord(class_id, name, colour or _COLOURS[(class_id - 1) % len(_COLOURS)], key)
-            edit.put("class", (record.id, record.name, record.colour, record.key))
-        return record
+            return self._put_class(edit, name, colour, key)
 
     def update_class(
         self, class_id: int, name: str | None = None, colour: str | None = None, key: str | None = None
@@ -60,6 +54,21 @@ class Session(ObjectActions, SettingActions):
             raise SessionError("Expected at least 1 class to stay: add another first.")
         with self._action("classes", "Remove class") as edit:
             edit.drop("class", class_id)
+
+    def import_objects(self, objects: Sequence[tuple[tuple[int, Plane], str, NewObject]]) -> tuple[ObjectRecord, ...]:
+        """Add objects of any planes as one step: ((stack id, plane), class name, object); new classes are added."""
+        for (stack_id, plane), name, new in objects:
+            _check_class(name, "#000000")
+            self._check_new(stack_id, plane, replace(new, class_id=self.classes()[0].id))
+        with self._action("import", f"Import {len(objects)} objects") as edit:
+            numbers = {known.name: known.id for known in self.classes()}
+            ids = []
+            for place, name, new in objects:
+                if name not in numbers:
+                    numbers[name] = self._put_class(edit, name, "", "").id
+                ids.append(edit.next_id("object"))
+                self._put_object(edit, ids[-1], place, replace(new, class_id=numbers[name]))
+        return tuple(self.object(object_id) for object_id in ids)
 
     def undo(self) -> HistoryStep:
         """Take the last step back, as far as the beginning of the session; returns what was undone.
@@ -96,6 +105,15 @@ class Session(ObjectActions, SettingActions):
     def state(self) -> bytes:
         """Everything that undo moves through, in one canonical form: equal states give equal bytes."""
         return self._journal.document()
+
+    def _put_class(self, edit: Edit, name: str, colour: str, key: str) -> ClassRecord:
+        highest = max((known.id for known in self.classes()), default=0)
+        row = edit.row("counter", "class")
+        class_id = 1 + max(highest, 0 if row is None else row[1])
+        edit.put("counter", ("class", class_id))
+        record = ClassRecord(class_id, name, colour or _COLOURS[(class_id - 1) % len(_COLOURS)], key)
+        edit.put("class", (record.id, record.name, record.colour, record.key))
+        return record
 
     def _walk(self, kind: str) -> HistoryStep:
         with self._guard:

@@ -1,0 +1,168 @@
+"""Objects from elsewhere into a session: COCO JSON and label images. Each import is one step that can be undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from e2sam.data.io import read_labels
+from e2sam.data.masks import MaskCrop
+from e2sam.data.normalize import ChannelRecipe
+from e2sam.data.polygons import mask_of_polygons
+from e2sam.data.rle import decode_rle
+from e2sam.data.session import Conditions, NewObject, ObjectRecord, Plane, Session, StackRecord
+from e2sam.errors import E2SamError, SessionError
+
+__all__ = ["import_coco", "import_labels", "objects_of_labels"]
+
+_WRONG = "Expected a COCO file with images, categories and annotations"
+
+
+def import_labels(
+    session: Session,
+    stack_id: int,
+    labels: str | Path | NDArray[Any],
+    *,
+    plane: Plane = (),
+    class_id: int = 1,
+    is_reviewed: bool = False,
+) -> tuple[ObjectRecord, ...]:
+    """Every label of a label image (H, W), but 0, as one object.
+
+    Raises
+    ------
+    SessionError
+        If its size is not the stack's, or it holds no label.
+    """
+    array = np.asarray(labels) if isinstance(labels, np.ndarray) else read_labels(labels)
+    size = session.stack(stack_id).size
+    if array.shape != size:
+        raise SessionError(f"Expected labels as {size} (H, W) like the stack, got {array.shape}.")
+    masks = objects_of_labels(array)
+    if not masks:
+        raise SessionError("Expected a label image with at least 1 label above 0, got none.")
+    new = [NewObject(mask, class_id, origin="import", is_reviewed=is_reviewed) for mask in masks]
+    return session.accept_many(stack_id, plane, new, verb="import")
+
+
+def objects_of_labels(labels: NDArray[Any]) -> list[MaskCrop]:
+    """The mask of every label above 0, by label."""
+    present = np.unique(labels)
+    present = present[present > 0]
+    # Dense numbers, so that labels of billions cost nothing.
+    dense = np.zeros(labels.shape, np.int32)
+    above = labels > 0
+    dense[above] = np.searchsorted(present, labels[above]) + 1
+    return [
+        MaskCrop.of(dense[where] == number, where[1].start, where[0].start)
+        for number, where in enumerate(ndimage.find_objects(dense), start=1)
+    ]
+
+
+def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None = None) -> tuple[ObjectRecord, ...]:
+    """The annotations of a COCO file as objects, for all images of the file that the session has.
+
+    Images are matched by file name (and plane); classes by name, new ones are added. Channels, recipe, model and the
+    reviewed flag come from `attributes` where this program wrote them. Run-length codes and polygons are read; crowd
+    regions too.
+
+    Parameters
+    ----------
+    session
+        Where to.
+    path
+        The JSON file.
+    is_reviewed
+        Overrides the file's reviewed flags; those of other programs' files are False.
+
+    Raises
+    ------
+    SessionError
+        If it is no COCO file, or the session has none of its images; nothing is imported then.
+    """
+    content = _read(Path(path))
+    try:
+        places = _places(session, content["images"])
+        if not places:
+            names = ", ".join(sorted({str(image["file_name"]) for image in content["images"]})[:3])
+            raise SessionError(f"Expected images of the session, got {names} in {path}: open those images first.")
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
+        drafts = [
+            (places[annotation["image_id"]], categories[annotation["category_id"]], annotation)
+            for annotation in content["annotations"]
+            if annotation["image_id"] in places
+        ]
+        read = [(place, name, _object(session, place[0], one, is_reviewed)) for place, name, one in drafts]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SessionError(f"{_WRONG}, got {path} ({type(error).__name__}: {error}).") from error
+    found = [(place, name, new) for place, name, new in read if new is not None]
+    if not found:
+        raise SessionError(f"Expected at least 1 annotation of the session's images, got none in {path}.")
+    return session.import_objects(found)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SessionError(f"Expected a COCO file, got {error.strerror}: {path}.") from error
+    except ValueError as error:
+        raise SessionError(f"{_WRONG}, got a file that is no JSON: {path}.") from error
+    if not isinstance(content, dict) or not {"images", "categories", "annotations"} <= content.keys():
+        raise SessionError(f"{_WRONG}, got other JSON: {path}.")
+    return content
+
+
+def _places(session: Session, images: Sequence[Mapping[str, Any]]) -> dict[Any, tuple[int, Plane]]:
+    """Stack and plane of each image of the file that the session has."""
+    known: dict[str, StackRecord] = {}
+    for record in session.stacks():
+        known[record.name] = record
+        known.update({path.name: record for path in record.paths})
+    places = {}
+    for image in images:
+        found = known.get(Path(str(image["file_name"]).replace("\\", "/")).name)
+        plane = tuple(int(at) for at in image.get("plane", ()))
+        if found is not None and len(plane) == len(found.leading):
+            if (image["height"], image["width"]) != found.size:
+                raise SessionError(
+                    f"Expected {found.name} as {found.size} (H, W), got {(image['height'], image['width'])}."
+                )
+            places[image["id"]] = (found.id, plane)
+    return places
+
+
+def _object(
+    session: Session, stack_id: int, annotation: Mapping[str, Any], is_reviewed: bool | None
+) -> NewObject | None:
+    size = session.stack(stack_id).size
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, Mapping):
+        mask = decode_rle(dict(segmentation))
+        if tuple(segmentation["size"]) != size:
+            raise SessionError(f"Expected a mask of {size} (H, W), got {tuple(segmentation['size'])}.")
+    else:
+        mask = mask_of_polygons([np.asarray(line, np.float64).reshape(-1, 2) for line in segmentation], size)
+    if mask is None:
+        return None
+    attributes = annotation.get("attributes") or {}
+    try:
+        recipes = tuple(ChannelRecipe.from_json(recipe) for recipe in attributes.get("recipe", ()))
+        channels = tuple(str(name) for name in attributes.get("channels", ()))
+    except (E2SamError, TypeError, KeyError, ValueError, AttributeError):
+        # Another program's attributes of the same names.
+        recipes, channels = (), ()
+    score = attributes.get("score", annotation.get("score"))
+    return NewObject(
+        mask,
+        score=None if score is None else float(score),
+        conditions=Conditions(channels, recipes, str(attributes.get("model", ""))),
+        origin="import",
+        is_reviewed=bool(attributes.get("reviewed", False)) if is_reviewed is None else is_reviewed,
+    )
