@@ -131,7 +131,7 @@ def _by_rule(shape: tuple[int, ...]) -> AxisOrder:
     if len(lengths) == 4 and places == [2]:
         return AxisOrder("T", (kept[0], kept[3], kept[1], kept[2]))
     # (4, 10, H, W) may be 4 channels of 10 slices, or 4 frames of 10 channels: nothing but the user can tell.
-    raise _ambiguous(shape, {3: (kept[0], kept[2]), 4: (kept[0], kept[1], kept[3])}.get(len(kept), kept))
+    raise _ambiguous(shape, {3: kept[::2], 4: [*kept[:2], *kept[3:]]}.get(len(kept), kept))
 
 
 def _clear_channels(shape: tuple[int, ...]) -> list[int]:

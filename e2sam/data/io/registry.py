@@ -24,6 +24,7 @@ from e2sam.errors import ChannelError, StackError
 __all__ = ["STACK_SUFFIXES", "read_stack"]
 
 PathLike = str | os.PathLike[str]
+_ALPHA_SHARE = 0.8
 
 _READERS: dict[str, Callable[[Path], RawImage]] = {
     ".tif": read_tiff,
@@ -80,13 +81,15 @@ def read_stack(
     """
     if isinstance(path, str | os.PathLike):
         source = Path(path)
-        stack = _read_folder(source, channel_axis) if _is_folder(source) else _read_file(source, channel_axis)
+        read = _read_folder if _is_folder(source) else _read_file
+        stack = read(source, channel_axis, 0 if channel_names is None else len(channel_names))
     else:
         files = [Path(entry) for entry in path]
         if not files:
             raise StackError("Expected at least one file, got an empty list.")
         source = files[0] if len(files) == 1 else files[0].parent
-        stack = _read_file(files[0], channel_axis) if len(files) == 1 else _joined(files, channel_axis)
+        named = 0 if channel_names is None else len(channel_names)
+        stack = _read_file(files[0], channel_axis, named) if len(files) == 1 else _joined(files, channel_axis)
     return _with_user_facts(replace(stack, source=source), channel_names, nodata)
 
 
@@ -94,7 +97,8 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not is_zarr(path)
 
 
-def _read_file(path: Path, channel_axis: int | str | None) -> ChannelStack:
+def _read_file(path: Path, channel_axis: int | str | None, num_named: int = 0) -> ChannelStack:
+    """One file as a stack; `num_named` is how many channels the user says it has, or 0."""
     if not path.exists():
         raise StackError(f"Expected an image file, but there is no {path}.")
     if is_zarr(path):
@@ -111,24 +115,20 @@ def _read_file(path: Path, channel_axis: int | str | None) -> ChannelStack:
         order = resolve_axes(tuple(int(length) for length in raw.data.shape), raw.axes, channel_axis)
     except StackError as error:
         raise StackError(f"{path.name}: {error}") from None
-    return _stack_of(raw, order, path)
+    return _stack_of(raw, order, path, num_named)
 
 
-def _stack_of(raw: RawImage, order: AxisOrder, path: Path) -> ChannelStack:
+def _stack_of(raw: RawImage, order: AxisOrder, path: Path, num_named: int) -> ChannelStack:
     data: LazyArray = LazyView(raw.data, order.order)
     if isinstance(raw.data, np.ndarray) and not isinstance(raw.data, np.memmap):
         data = data[...]
         if data.dtype.kind == "b":
             data = data.astype(np.uint8)
     num_channels = int(data.shape[-3])
-    if raw.num_colours and num_channels > raw.num_colours and len(raw.channels) != num_channels:
-        # Alpha is not a band of a photograph.
-        data = (
-            data[..., : raw.num_colours, :, :]
-            if isinstance(data, np.ndarray)
-            else _FirstChannels(data, raw.num_colours)
-        )
+    if 0 < raw.num_colours < num_channels != num_named and (raw.is_alpha_certain or _looks_like_alpha(data)):
+        # Alpha is not a band of a photograph; four names say that there are four bands.
         num_channels = raw.num_colours
+        data = data[..., :num_channels, :, :] if isinstance(data, np.ndarray) else _FirstChannels(data, num_channels)
     channels = _named(raw, num_channels, path)
     channels = described(channels, np.dtype(data.dtype))
     channels = tuple(replace(spec, nodata=raw.nodata) if spec.nodata is None else spec for spec in channels)
@@ -139,20 +139,29 @@ def _named(raw: RawImage, num_channels: int, path: Path) -> tuple[ChannelSpec, .
     if len(raw.channels) == num_channels:
         names = [spec.name.strip() or f"ch{index}" for index, spec in enumerate(raw.channels)]
         return tuple(replace(spec, name=name) for spec, name in zip(raw.channels, unique_names(names), strict=True))
-    if raw.num_colours == 3 and num_channels == 3:
-        return tuple(ChannelSpec(name) for name in "RGB")
+    if raw.num_colours == 3 and num_channels in (3, 4):
+        return tuple(ChannelSpec(name) for name in ("R", "G", "B", "ch3")[:num_channels])
     if num_channels == 1:
         return (ChannelSpec(path.stem.removesuffix(".ome") or "ch0"),)
     return tuple(ChannelSpec(f"ch{index}") for index in range(num_channels))
 
 
-def _read_folder(folder: Path, channel_axis: int | str | None) -> ChannelStack:
+def _looks_like_alpha(data: LazyArray) -> bool:
+    """Whether the last channel is opaque or clear nearly everywhere, as alpha is and depth or infrared are not."""
+    step = max(1, min(data.shape[-2:]) // 256)
+    leading = (0,) * (len(data.shape) - 3)
+    plane = np.asarray(data[(*leading, data.shape[-3] - 1, slice(None, None, step), slice(None, None, step))])
+    full = np.iinfo(plane.dtype).max if plane.dtype.kind in "ui" else 1
+    return bool(((plane == 0) | (plane == full)).mean() > _ALPHA_SHARE)
+
+
+def _read_folder(folder: Path, channel_axis: int | str | None, num_named: int) -> ChannelStack:
     files = sorted_naturally(
         file for file in folder.iterdir() if suffix_of(file) in _READERS and not file.name.startswith(".")
     )
     if not files:
         raise StackError(f"Expected a folder of image files, one for each channel, got none in {folder}.")
-    return _joined(files, channel_axis) if len(files) > 1 else _read_file(files[0], channel_axis)
+    return _joined(files, channel_axis) if len(files) > 1 else _read_file(files[0], channel_axis, num_named)
 
 
 def _joined(files: Sequence[Path], channel_axis: int | str | None) -> ChannelStack:

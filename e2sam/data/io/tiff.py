@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import weakref
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def read_tiff(path: Path) -> RawImage:
             if not file.series:
                 raise StackError(f"Expected an image in {path}, got a TIFF without any.")
             series = file.series[0].levels[0]
+            _check_chain(file, path)
             _check_whole(series, path)
             axes = stated_axes(file, series)
             channels = channels_of(file, series)
@@ -83,6 +85,26 @@ def _check_whole(series: Any, path: Path) -> None:
             raise StackError(
                 f"Expected a whole TIFF, got {path}, which is cut short: its pixels end at byte {max(ends)} of {size}."
             )
+
+
+def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
+    """Refuse a file whose list of pages leads out of it; libraries would take the pages before as all there are."""
+    handle, tiff = file.filehandle, file.tiff
+    handle.seek(4 if tiff.offsetsize == 4 else 8)
+    seen: set[int] = set()
+    while offset := struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
+        if offset in seen or offset + tiff.tagnosize > handle.size:
+            break
+        seen.add(offset)
+        handle.seek(offset)
+        (num_tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+        end = offset + tiff.tagnosize + num_tags * tiff.tagsize
+        if end + tiff.offsetsize > handle.size:
+            break
+        handle.seek(end)
+    else:
+        return
+    raise StackError(f"Expected a whole TIFF, got {path}, which is cut short: its list of pages leads out of the file.")
 
 
 def _num_colours(page: Any) -> int:
