@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from e2sam.data.io import STACK_SUFFIXES, read_stack, write_labels
+from e2sam.data.io.datasets import open_dataset
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError, StackError
 from e2sam.inference.automatic import AutomaticOptions, segment_everything
@@ -28,6 +29,8 @@ from e2sam.weights.zoo import load_model
 __all__ = ["BatchOptions", "BatchResult", "BatchTask", "find_stacks", "predict_many", "predict_one"]
 
 _SUFFIX = "_labels.tif"
+# Sets in the layouts of E2SAM's release; see `open_dataset`.
+_SETS = ("shift:", "h8:")
 _PERCENT_SUFFIX = "_percent.tif"
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
 _ATTEMPTS = 3
@@ -35,10 +38,11 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class BatchTask:
-    """One stack and where its labels go."""
+    """One stack and where its labels go; `item` names an image of a set such as `shift:DIR`."""
 
     source: Path
     target: Path
+    item: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,11 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
         If a path does not exist, a folder holds no stack, or two stacks would have the same labels.
     """
     tasks: dict[Path, Path] = {}
+    images: list[BatchTask] = []
     for path in paths:
+        if str(path).startswith(_SETS):
+            images += [BatchTask(path, out / f"{item.name}{_SUFFIX}", item.name) for item in open_dataset(str(path))]
+            continue
         if not path.exists():
             raise StackError(f"Expected a stack or a folder of stacks, but there is no {path}.")
         is_store = path.suffix.lower() == ".zarr"
@@ -130,7 +138,7 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
                 raise StackError(
                     f"Expected one stack for each label file, got {tasks[target]} and {source}: rename one."
                 )
-    return [BatchTask(source, target) for target, source in tasks.items()]
+    return [BatchTask(source, target) for target, source in tasks.items()] + images
 
 
 def _stacks_below(folder: Path, out: Path) -> Iterator[Path]:
@@ -184,8 +192,7 @@ def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResu
     try:
         # A model that cannot be loaded fails for every stack alike, and says so for each.
         loaded = _loaded(model, options.device, options.exact)
-        names = None if options.channel_names is None else list(options.channel_names)
-        stack = read_stack(task.source, options.channel_axis, names, nodata=options.nodata)
+        stack = _read(task, options)
         task.target.parent.mkdir(parents=True, exist_ok=True)
         with loaded.lock:
             objects = sum(
@@ -196,6 +203,14 @@ def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResu
         return replace(result, error=" ".join(str(error).split()), seconds=time.perf_counter() - start)
     what = "objects" if loaded.predictor.model.config.semantic is None else "classes"
     return replace(result, objects=objects, what=what, seconds=time.perf_counter() - start)
+
+
+def _read(task: BatchTask, options: BatchOptions) -> ChannelStack:
+    if task.item:
+        images = {item.name: item for item in open_dataset(str(task.source))}
+        return images[task.item].load()[0]
+    names = None if options.channel_names is None else list(options.channel_names)
+    return read_stack(task.source, options.channel_axis, names, nodata=options.nodata)
 
 
 def _target_of(target: Path, index: tuple[int, ...]) -> Path:
