@@ -23,6 +23,8 @@ _PERCENTILES = (1.0, 99.8)
 _RANGE_PERCENTILES = (0.1, 99.9)
 _SMALLEST_POWER = 1e-10
 _SMALLEST_DEPTH = 1e-6
+# A photograph in 0..255 has at least one value above this; reflectance that passes 1 somewhere has not.
+_DARKEST_PHOTOGRAPH = 16
 _COLOUR_NAMES = frozenset({"r", "g", "b", "red", "green", "blue"})
 
 
@@ -199,7 +201,7 @@ def _colour_range(
     largest = float(measured.max())
     if largest <= 1 and values.dtype.kind == "f":
         return 0.0, 1.0
-    return (0.0, 255.0) if 1 < largest <= 255 else None
+    return (0.0, 255.0) if _DARKEST_PHOTOGRAPH < largest <= 255 else None
 
 
 def _as_colour(

@@ -1,0 +1,215 @@
+"""Recipes: ranges from valid pixels, no NaN out, the same numbers after a round trip."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from e2sam.data.normalize import RECIPE_KINDS, ChannelRecipe, apply_recipes, auto_kinds, fit_recipes
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.errors import ChannelError
+
+
+def stack_of(data: np.ndarray, *specs: ChannelSpec | str) -> ChannelStack:
+    channels = tuple(ChannelSpec(spec) if isinstance(spec, str) else spec for spec in specs)
+    return ChannelStack(data, channels)
+
+
+def normalized(stack: ChannelStack, **options: object) -> np.ndarray:
+    return apply_recipes(stack.read(), stack.valid, fit_recipes(stack, **options))
+
+
+def test_percentiles_of_valid_pixels() -> None:
+    data = np.arange(10_001, dtype=np.float32).reshape(1, 73, 137)
+    data[0, 0, 0] = np.nan
+    (recipe,) = fit_recipes(stack_of(data, "a"))
+    assert recipe.kind == "percentile"
+    assert recipe.low == pytest.approx(np.percentile(np.arange(1, 10_001), 1), abs=1)
+    assert recipe.high == pytest.approx(np.percentile(np.arange(1, 10_001), 99.8), abs=1)
+    assert recipe.fill == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (10, 10), (100, 100)])
+@pytest.mark.parametrize("hot", [65535, 0])
+def test_one_hot_or_dead_pixel_does_not_flatten_a_channel(size: tuple[int, int], hot: int) -> None:
+    rng = np.random.default_rng(0)
+    data = rng.integers(1000, 1100, (1, *size)).astype(np.uint16)
+    data[0, 1, 1] = hot
+    planes = normalized(stack_of(data, "a"))
+    others = np.ones(size, bool)
+    others[1, 1] = False
+    assert planes[0][others].std() > 0.2
+
+
+def test_invalid_pixels_take_the_median_and_nothing_is_nan() -> None:
+    data = np.random.default_rng(1).random((4, 20, 24)).astype(np.float32)
+    data[0, 3] = np.nan
+    data[1, 4] = np.inf
+    data[2, 5] = -9
+    data[3] = np.nan
+    stack = stack_of(data, "a", "b", ChannelSpec("c", nodata=-9.0), "d")
+    planes = normalized(stack)
+    assert np.isfinite(planes).all()
+    assert planes.min() >= 0
+    assert planes.max() <= 1
+    for channel, row in ((0, 3), (1, 4), (2, 5)):
+        valid = stack.valid[channel]
+        median = np.median(planes[channel][valid])
+        np.testing.assert_allclose(planes[channel, row], median, atol=0.01)
+
+
+def test_nan_never_comes_out_even_if_called_valid() -> None:
+    data = np.full((1, 4, 4), np.nan, np.float32)
+    planes = apply_recipes(data, np.ones((1, 4, 4), bool), (ChannelRecipe("percentile", 0, 1, 0.25),))
+    assert (planes == 0.25).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_photograph_reaches_the_model_unchanged(dtype: type) -> None:
+    data = np.random.default_rng(2).integers(0, 256, (4, 20, 24)).astype(dtype)
+    data[:, 0, 0] = 255
+    planes = normalized(stack_of(data, "R", "G", "B", "x"))
+    np.testing.assert_allclose(planes[:3] * 255, data[:3].astype(np.float32), atol=1e-4)
+    assert np.abs(planes[3] * 255 - data[3]).max() > 0.5
+
+
+def test_three_bytes_are_a_photograph() -> None:
+    data = np.zeros((3, 4, 4), np.uint8)
+    assert auto_kinds(stack_of(data, "DAPI", "GFP", "RFP")) == ("none",) * 3
+
+
+def test_unit_range_colour_is_left_alone_and_raw_colour_is_not() -> None:
+    data = np.random.default_rng(3).random((3, 20, 24)).astype(np.float32) * 0.5
+    np.testing.assert_allclose(normalized(stack_of(data, "r", "g", "b")), data, atol=1e-6)
+    raw = stack_of((data * 8000).astype(np.uint16), "R", "G", "B")
+    assert auto_kinds(raw) == ("percentile",) * 3
+    assert auto_kinds(stack_of(data * 3, "R", "G", "B")) == ("percentile",) * 3
+
+
+def test_auto_follows_kind_and_unit() -> None:
+    data = np.random.default_rng(4).random((4, 20, 24)).astype(np.float32)
+    specs = (ChannelSpec("d", kind="depth"), ChannelSpec("s", unit="dB"), ChannelSpec("t", kind="thermal"), "x")
+    assert auto_kinds(stack_of(data, *specs)) == ("log_depth", "range", "percentile", "percentile")
+    assert auto_kinds(stack_of((data * 255).astype(np.uint8), *specs))[0] == "percentile"
+
+
+def test_depth_recipes() -> None:
+    metres = np.geomspace(0.5, 100, 4000).reshape(1, 50, 80)
+    stack = stack_of(metres, ChannelSpec("depth", "m", kind="depth"))
+    log = normalized(stack)
+    low, high = np.log1p(np.percentile(metres, [1, 99.8]))
+    np.testing.assert_allclose(log[0], np.clip((np.log1p(metres[0]) - low) / (high - low), 0, 1), atol=2e-3)
+    near_is_bright = normalized(stack, kinds="inverse_depth")
+    assert (np.diff(near_is_bright[0].ravel()) <= 0).all()
+    saturated = (metres * 100).astype(np.uint16)
+    saturated[0, :5] = 65535
+    (recipe,) = fit_recipes(stack_of(saturated, "depth"), "log_depth")
+    assert recipe.high < np.log1p(11_000)
+
+
+def test_db_is_ten_log() -> None:
+    power = 10 ** np.linspace(-3, 1, 4000).reshape(1, 50, 80)
+    power[0, 0, 0] = 0
+    (recipe,) = fit_recipes(stack_of(power, "vv"), "db")
+    assert recipe.low == pytest.approx(-29.6, abs=0.1)
+    assert recipe.high == pytest.approx(10, abs=0.1)
+
+
+def test_reflectance_keeps_the_shape_of_a_spectrum() -> None:
+    rng = np.random.default_rng(5)
+    data = np.stack([rng.random((30, 40)) * 0.1, rng.random((30, 40)) * 0.4]).astype(np.float32)
+    first, second = fit_recipes(stack_of(data, "a", "b"), "reflectance")
+    assert (first.low, first.high) == (second.low, second.high)
+    planes = normalized(stack_of(data, "a", "b"), kinds="reflectance")
+    inside = (planes > 0).all(axis=0) & (planes < 1).all(axis=0)
+    np.testing.assert_allclose((planes[0] / planes[1])[inside], (data[0] / data[1])[inside], rtol=1e-4)
+
+
+def test_kinds_by_name_and_ready_recipes() -> None:
+    data = np.random.default_rng(6).integers(0, 4000, (3, 20, 24)).astype(np.uint16)
+    stack = stack_of(data, "a", "b", "c")
+    fixed = ChannelRecipe("range", 100, 2000)
+    assert [recipe.kind for recipe in fit_recipes(stack, {"b": "none", "c": fixed})] == ["percentile", "none", "range"]
+    assert fit_recipes(stack, {"c": fixed})[2] == fixed
+    assert fit_recipes(stack, "none")[0] == ChannelRecipe("none", 0, 65535, fit_recipes(stack, "none")[0].fill)
+    for wrong in ("sharpest", {"a": "sharpest"}, {"z": "none"}):
+        with pytest.raises(ChannelError, match="Expected"):
+            fit_recipes(stack, wrong)
+
+
+def test_constant_and_sparse_channels() -> None:
+    data = np.zeros((2, 40, 50), np.float32)
+    data[0] = 7
+    data[1, 4, 5:7] = (50, 100)
+    planes = normalized(stack_of(data, "constant", "sparse"))
+    assert (planes[0] == 0.5).all()
+    assert planes[1, 4, 5:7].tolist() == [0.5, 1.0]
+
+
+def test_window_statistics() -> None:
+    data = np.zeros((1, 40, 50), np.float32)
+    data[:, :20] = 1000
+    data[:, 20:] = np.random.default_rng(7).random((20, 50))
+    (recipe,) = fit_recipes(stack_of(data, "a"), rows=slice(20, 40))
+    assert recipe.high <= 1
+
+
+def test_large_lazy_stack_is_sampled() -> None:
+    class Counted:
+        shape, dtype, read = (4, 9000, 11000), np.dtype(np.uint16), 0
+
+        def __getitem__(self, key: tuple[object, ...]) -> np.ndarray:
+            rows, columns = (np.arange(length)[entry] for length, entry in zip(self.shape[1:], key[1:], strict=True))
+            block = np.broadcast_to(rows[:, None] + columns, (4, len(rows), len(columns))).astype(np.uint16)
+            self.read += block.size
+            return block
+
+    data = Counted()
+    recipes = fit_recipes(stack_of(data, "a", "b", "c", "d"))
+    assert data.read < 2 << 22
+    assert recipes[0].high == pytest.approx(18_000, rel=0.1)
+    assert recipes[0].low == pytest.approx(1_500, rel=0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st_numpy.arrays(
+        st.sampled_from([np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.float32), np.dtype(np.float64)]),
+        st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    ),
+    kind=st.sampled_from(["auto", *RECIPE_KINDS]),
+)
+def test_anything_in_finite_unit_range_out(data: np.ndarray, kind: str) -> None:
+    stack = stack_of(data, *(f"c{index}" for index in range(len(data))))
+    recipes = fit_recipes(stack, kind)
+    planes = apply_recipes(data, stack.valid, recipes)
+    assert planes.dtype == np.float32
+    assert np.isfinite(planes).all()
+    assert ((planes >= 0) & (planes <= 1)).all()
+    again = tuple(ChannelRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) for recipe in recipes)
+    assert again == recipes
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"kind": "range"},
+        {"kind": "range", "low": "x", "high": 1, "fill": 0},
+        {"kind": "?", "low": 0, "high": 1, "fill": 0},
+        {"kind": "range", "low": 2, "high": 1, "fill": 0},
+    ],
+)
+def test_damaged_json(values: dict[str, object]) -> None:
+    with pytest.raises(ChannelError):
+        ChannelRecipe.from_json(values)
+
+
+def test_wrong_number_of_recipes() -> None:
+    with pytest.raises(ChannelError, match="one recipe for each of 2"):
+        apply_recipes(np.zeros((2, 3, 3)), np.ones((2, 3, 3), bool), (ChannelRecipe("none"),))

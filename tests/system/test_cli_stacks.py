@@ -1,0 +1,127 @@
+"""The commands `info` and `channels`, as a user and as a program call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from e2sam.cli.main import main
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def called_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    code, out, err = call(capsys, *arguments, "--json")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    result: dict[str, Any] = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return result
+
+
+@pytest.fixture
+def stack_path(tmp_path: Path) -> Path:
+    data = np.random.default_rng(0).random((4, 40, 50)).astype(np.float32)
+    data[1, :20] = np.nan
+    data[2] = np.nan
+    path = tmp_path / "stack.tif"
+    names = ["red", "half", "dead", "nir"]
+    tifffile.imwrite(path, data, photometric="minisblack", metadata={"axes": "CYX", "channels": names})
+    return path
+
+
+def test_info(stack_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = called_json(capsys, "info", stack_path)
+    assert result["path"] == str(stack_path)
+    assert (result["shape"], result["dtype"]) == ([4, 40, 50], "float32")
+    red, half, dead, _ = result["channels"]
+    assert 0 <= red["min"] < red["max"] <= 1
+    assert (red["valid_share"], half["valid_share"], dead["valid_share"]) == (1, 0.5, 0)
+    assert (dead["min"], dead["max"]) == (None, None)
+    code, out, _ = call(capsys, "info", stack_path)
+    assert code == 0
+    assert "4 channels, 50 x 40 pixels, float32" in out
+    assert "50.0 % invalid" in out
+    assert "no valid pixel, 100.0 % invalid" in out
+
+
+def test_channels(stack_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = called_json(capsys, "channels", stack_path, "--top", "2")
+    assert sorted(entry["name"] for entry in result["ranking"]) == ["dead", "half", "nir", "red"]
+    assert result["all_invalid"] == ["dead"]
+    assert result["suggested"] == [["red", "half", "nir"]]
+    code, out, _ = call(capsys, "channels", stack_path)
+    assert code == 0
+    assert "suggested:" in out
+
+
+def test_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = np.zeros((5, 5, 5), np.int16)
+    data[0, 0, 0] = -1
+    np.save(tmp_path / "a.npy", data)
+    code, out, err = call(capsys, "info", tmp_path / "a.npy", "--json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--channel-axis" in err
+    result = called_json(
+        capsys,
+        *("info", tmp_path / "a.npy", "--channel-axis", "-1", "--channel-names", "a,b,c,d,e", "--nodata", "-1"),
+    )
+    assert [channel["name"] for channel in result["channels"]] == list("abcde")
+    assert result["channels"][0]["valid_share"] == pytest.approx(0.96)
+
+
+def test_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = np.zeros((3, 4, 20, 24), np.uint8)
+    data[2, 1] = 9
+    tifffile.imwrite(tmp_path / "t.ome.tif", data, ome=True, metadata={"axes": "TCYX"})
+    result = called_json(capsys, "info", tmp_path / "t.ome.tif")
+    assert (result["axes"], result["shape"]) == ("TCYX", [3, 4, 20, 24])
+    result = called_json(capsys, "info", tmp_path / "t.ome.tif", "--scene", "2")
+    assert result["channels"][1]["max"] == 9
+    for wrong in ("3", "0,1", "x"):
+        code, _, err = call(capsys, "info", tmp_path / "t.ome.tif", "--scene", wrong)
+        assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("command", ["info", "channels"])
+@pytest.mark.parametrize("content", [None, b"", b"no image", b"II*\0\xff\xff\xff\xff"])
+def test_bad_files(command: str, content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.tif"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = call(capsys, command, path, "--json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("e2sam: Expected")
+
+
+def test_wrong_use(stack_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("info",), ("channels", stack_path, "--top", "0"), ("channels", stack_path, "--nodata", "x")):
+        code, out, err = call(capsys, *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_every_real_image(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(shared_data.glob("*.tif"))
+    assert len(files) >= 16
+    for path in files:
+        info = called_json(capsys, "info", path)
+        assert len(info["channels"]) == info["shape"][0]
+        ranked = called_json(capsys, "channels", path, "--top", "3")
+        assert len(ranked["ranking"]) == info["shape"][0]
+        assert 1 <= len(ranked["suggested"]) <= 3
+        names = {channel["name"] for channel in info["channels"]}
+        assert all(set(names_of) <= names for names_of in ranked["suggested"])
+    motorcycle = called_json(capsys, "info", shared_data / "motorcycle_rgbd.tif")
+    assert motorcycle["channels"][3]["valid_share"] == pytest.approx(0.927, abs=0.01)
+    assert called_json(capsys, "channels", shared_data / "motorcycle_rgbd.tif")["ranking"][0]["name"] == "disparity_px"
