@@ -11,8 +11,10 @@ from e2sam.modeling.two_way import ImageSide, is_plain, two_way_pass, upscale
 
 __all__ = ["SamDecoder"]
 
-# Prompts decoded at once without gradients: their image tokens (4 MB each at 1024 pixels) stay near the caches.
-_CHUNK = 8
+# Prompts decoded at once without gradients. Each has its own image tokens, 4 MB at 1024 pixels: on a CPU more than two
+# leave the caches and cost time; a GPU wants many.
+_CHUNKS = {"cpu": 2}
+_CHUNK_OF_OTHERS = 64
 
 
 class SamDecoder(nn.Module):
@@ -58,9 +60,10 @@ class SamDecoder(nn.Module):
         if torch.is_grad_enabled() or not is_plain(self.mask_decoder.transformer):
             return self._decode_with_modules(image_embeddings, prompts, multimask_output)
         num = prompts.point_coords.shape[0]
-        if num <= _CHUNK:
+        size = _CHUNKS.get(image_embeddings.device.type, _CHUNK_OF_OTHERS)
+        if num <= size:
             return self._decode_quickly(image_embeddings, prompts, multimask_output)
-        parts = [slice(start, start + _CHUNK) for start in range(0, num, _CHUNK)]
+        parts = [slice(start, start + size) for start in range(0, num, size)]
         shared = image_embeddings.shape[0] == 1
         decoded = [
             self._decode_quickly(

@@ -213,6 +213,11 @@ class ImageEncoder(nn.Module):
         with torch.autocast(pixels.device.type, self.compute.dtype):
             return self._forward(pixels).float()
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type in which passes without gradients compute."""
+        return self.compute.dtype
+
     def prefer_speed(self, dtype: torch.dtype | None = None) -> None:
         """Compute passes without gradients in the type that is fastest on the weights' device, or in `dtype`.
 
