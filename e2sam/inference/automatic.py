@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_iou
 
 from e2sam.errors import E2SamError, PromptError
 from e2sam.inference.canvas import LabelCanvas
@@ -43,7 +43,7 @@ class AutomaticOptions:
     stability_offset
         Logits.
     max_overlap
-        Of two masks whose boxes have a larger IoU, the one of lower quality goes.
+        Of two masks with a larger IoU, the one of lower quality goes.
     min_area
         Pixels of the image; smaller instances go.
     points_per_batch
@@ -111,7 +111,20 @@ class _Candidates:
     boxes: Tensor
 
     def without_duplicates(self, max_overlap: float) -> _Candidates:
-        kept = nms(self.boxes, self.scores, max_overlap)
+        """Of masks that overlap more, the one of best quality; boxes alone would take a ring for what it encloses."""
+        masks = self.logits > 0
+        areas = masks.sum(dim=(1, 2))
+        near = box_iou(self.boxes, self.boxes) > max_overlap / 2
+        alive = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
+        kept = []
+        for index in self.scores.argsort(descending=True, stable=True).tolist():
+            if not alive[index]:
+                continue
+            kept.append(index)
+            alive[index] = False
+            rivals = torch.nonzero(alive & near[index])[:, 0]
+            common = (masks[rivals] & masks[index]).sum(dim=(1, 2))
+            alive[rivals[common > max_overlap * (areas[rivals] + areas[index] - common)]] = False
         return _Candidates(self.logits[kept], self.scores[kept], self.boxes[kept])
 
 
