@@ -10,13 +10,56 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-__all__ = ["class_colours", "colour_classes", "data_uri", "draw_masks", "draw_points", "fit_within"]
+from e2sam.data.normalize import apply_recipes, fit_recipes
+from e2sam.data.stack import ChannelSpec, ChannelStack
+
+__all__ = [
+    "class_colours",
+    "colour_classes",
+    "data_uri",
+    "draw_masks",
+    "draw_points",
+    "fit_within",
+    "picture_of",
+    "rgb_channels",
+]
 
 Picture = NDArray[np.uint8]
 
 _TRUTH = (255, 255, 255)
 _MASK = (255, 140, 0)
 _POSITIVE, _NEGATIVE = (40, 220, 90), (235, 50, 60)
+
+
+def rgb_channels(channels: Sequence[ChannelSpec]) -> tuple[str, ...]:
+    """Names of the three channels that a tool for colour images would see.
+
+    Channels named R, G, B (or red, green, blue) or, with wavelengths, those nearest to 665, 560 and 490 nm (the red,
+    green and blue bands of Sentinel-2), or the first three, which is what most tools cut a stack to.
+    """
+    names = tuple(channel.name for channel in channels)
+    lower = {name.lower(): name for name in names}
+    for wanted in (("r", "g", "b"), ("red", "green", "blue")):
+        if all(name in lower for name in wanted):
+            return tuple(lower[name] for name in wanted)
+    waves = [channel.wavelength_nm for channel in channels if channel.wavelength_nm is not None]
+    if len(waves) == len(names) >= 3:
+        chosen = [int(np.abs(np.array(waves) - wanted).argmin()) for wanted in (665.0, 560.0, 490.0)]
+        if len(set(chosen)) == 3:
+            return tuple(names[index] for index in chosen)
+    return names[:3]
+
+
+def picture_of(stack: ChannelStack, longest: int = 1024) -> Picture:
+    """What a person sees of a stack: (h, w, 3) uint8 of its `rgb_channels`, every n-th pixel where it is larger."""
+    names = rgb_channels(stack.channels)
+    step = max(1, -(-max(stack.size) // longest))
+    indices = stack.indices(names)
+    recipes = fit_recipes(stack)
+    block = stack.read(channels=indices, step=step)
+    planes = apply_recipes(block, stack.valid_of(block, indices), [recipes[index] for index in indices])
+    shown = [planes[min(plane, len(planes) - 1)] for plane in range(3)]
+    return (np.stack(shown, axis=-1) * 255).astype(np.uint8)
 
 
 def draw_masks(

@@ -13,7 +13,7 @@ from e2sam.data.corrections import Correction
 from e2sam.data.masks import MaskCrop
 from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.prompts import Prompts
-from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.data.stack import ChannelStack
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.inference.frame import Frame
 from e2sam.inference.plan import EncodingPlan, Scene
@@ -27,7 +27,6 @@ __all__ = [
     "TrainingWindow",
     "WindowData",
     "coverage_on_logits",
-    "rgb_channels",
     "scenes_of",
     "windows_of",
 ]
@@ -106,25 +105,6 @@ def _flipped(labelled: LabelledObject, axis: int, size: tuple[int, int]) -> Labe
     if box is not None and prompts.box is not None:
         box[column], box[column + 2] = length - prompts.box[column + 2], length - prompts.box[column]
     return LabelledObject(mask, Prompts(points, prompts.labels, box))
-
-
-def rgb_channels(channels: Sequence[ChannelSpec]) -> tuple[str, ...]:
-    """Names of the three channels that a tool for colour images would see.
-
-    Channels named R, G, B (or red, green, blue) or, with wavelengths, those nearest to 665, 560 and 490 nm (the red,
-    green and blue bands of Sentinel-2), or the first three, which is what most tools cut a stack to.
-    """
-    names = tuple(channel.name for channel in channels)
-    lower = {name.lower(): name for name in names}
-    for wanted in (("r", "g", "b"), ("red", "green", "blue")):
-        if all(name in lower for name in wanted):
-            return tuple(lower[name] for name in wanted)
-    waves = [channel.wavelength_nm for channel in channels if channel.wavelength_nm is not None]
-    if len(waves) == len(names) >= 3:
-        chosen = [int(np.abs(np.array(waves) - wanted).argmin()) for wanted in (665.0, 560.0, 490.0)]
-        if len(set(chosen)) == 3:
-            return tuple(names[index] for index in chosen)
-    return names[:3]
 
 
 def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None = None) -> list[LabelledScene]:

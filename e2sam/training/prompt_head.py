@@ -10,10 +10,11 @@ from typing import Any
 from e2sam.data.corrections import Correction, CorrectionSet
 from e2sam.data.io.datasets import LabelledSet
 from e2sam.errors import TrainingError
+from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.modeling.e2sam import E2SAM
-from e2sam.training.dataset import LabelledScene, WindowData, rgb_channels, scenes_of, windows_of
+from e2sam.training.dataset import LabelledScene, WindowData, scenes_of, windows_of
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
 from e2sam.training.promptable import ClickModule, ClickSettings, PromptTask

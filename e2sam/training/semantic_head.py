@@ -19,10 +19,10 @@ from e2sam.data.io.datasets import LabelledItem, LabelledSet, open_dataset
 from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import TrainingError
+from e2sam.evaluation.pictures import rgb_channels
 from e2sam.modeling.e2sam import E2SAM, SemanticConfig
 from e2sam.modeling.inflation import build_student
 from e2sam.modeling.semantic import build_semantic_decoder
-from e2sam.training.dataset import rgb_channels
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import SemanticFigures, commonest_class, judge_classes
 from e2sam.training.semantic import SemanticImage, SemanticModule, SemanticSettings, SemanticTask, SemanticTiles
