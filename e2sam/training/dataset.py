@@ -22,6 +22,7 @@ from e2sam.inference.tiling import Windows
 from e2sam.modeling.e2sam import E2SAM, ModelConfig
 
 __all__ = [
+    "LARGE_SIDE",
     "LabelledObject",
     "LabelledScene",
     "TrainingWindow",

@@ -43,6 +43,8 @@ class FinetuneConfig:
         Of the split and of every draw.
     replay, keep
         Promptable head: weight of replayed answers of the old model, and of staying near its weights.
+    mirrors
+        Promptable head: also learn from each image mirrored either way; only up to 8 images.
     twin
         Also train on red, green and blue alone, for comparison; None = only with `tune="decoder"`.
     judged_objects, judged_clicks
@@ -76,6 +78,7 @@ class FinetuneConfig:
     seed: int = 0
     replay: float = 0.5
     keep: float = 1e-2
+    mirrors: bool = True
     twin: bool | None = None
     judged_objects: int = 24
     judged_clicks: int = 20

@@ -14,7 +14,7 @@ from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.modeling.e2sam import E2SAM
-from e2sam.training.dataset import LabelledScene, WindowData, scenes_of, windows_of
+from e2sam.training.dataset import LARGE_SIDE, LabelledScene, WindowData, scenes_of, windows_of
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
 from e2sam.training.promptable import ClickModule, ClickSettings, PromptTask
@@ -26,6 +26,7 @@ from e2sam.weights.zoo import load_model
 __all__ = ["PromptHead"]
 
 _FEWEST_STEPS, _MOST_STEPS = 60, 400
+_MIRRORED_SCENES = 8
 
 
 @dataclass
@@ -91,10 +92,17 @@ class PromptHead:
         cache = EmbeddingCache() if tune == "decoder" else None
         encoder = WindowEncoder(self.base, cache)
         set_trained(model, model.decoder, tune, self.config.late_blocks, self.config.rank)
-        train, held_out = (WindowData(windows_of(side, model.config), encoder) for side in (self.train, self.held_out))
+        sides = (self._with_mirrors(), self.held_out)
+        train, held_out = (WindowData(windows_of(side, model.config), encoder) for side in sides)
         channels = sorted({scene.channels or () for scene in (*self.train, *self.held_out)})
         known = {**identity, "channels": [list(names) for names in channels], "objects": self._places()}
         return PromptTask(ClickModule(model, self._settings()), train, held_out, tune != "decoder", save_as, known)
+
+    def _with_mirrors(self) -> list[LabelledScene]:
+        few = len(self.train) <= _MIRRORED_SCENES and all(max(one.stack.size) <= LARGE_SIDE for one in self.train)
+        if not (self.config.mirrors and few):
+            return self.train
+        return [*self.train, *(scene.flipped(axis) for scene in self.train for axis in (0, 1))]
 
     def _settings(self) -> ClickSettings:
         config, plain = self.config, ClickSettings(replay=self.config.replay, keep=self.config.keep)
