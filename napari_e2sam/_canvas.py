@@ -12,7 +12,7 @@ from napari.layers import Image, Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from e2sam.data.masks import Box, MaskCrop
+from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
 
@@ -22,6 +22,8 @@ _COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
 # Past this many changed pixels, index arrays cost more than one full redraw.
 _MOST_INDEXED = 600_000
 _WIDE_IMAGE = 1 << 25
+# Past this many pixels, the layer of the current mask is cut to the mask.
+_HUGE_IMAGE = 1 << 27
 
 
 class Canvas:
@@ -41,7 +43,7 @@ class Canvas:
         self._scene: Scene | None = None
         self._is_writing = False
         self._layers: dict[str, Layer] = {}
-        self._tool = "points"
+        self._mask_box: Box | None = None
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
@@ -98,9 +100,20 @@ class Canvas:
             return
         for name in tuple(self._layers):
             self._drop(name)
-        with self._writing():
-            for make in (self._objects, self._mask, self._shapes, self._points):
+        self._points()
+
+    def make_one(self) -> bool:
+        """Make one of the layers that will be needed, and say whether it was the last.
+
+        napari takes long to show a new layer, so that each is made in a turn of its own.
+        """
+        if self._scene is None:
+            return True
+        for name, make in (("mask", self._mask), ("objects", self._objects)):
+            if name not in self._layers:
                 make()
+                return False
+        return True
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -154,16 +167,22 @@ class Canvas:
             dtype = np.uint16 if height * width > _WIDE_IMAGE else np.int32
             layer = Labels(np.zeros((height, width), dtype), name="objects", opacity=0.45, **self._place)
             layer.events.paint.connect(self._on_paint)
-            self._add("objects", layer, below="mask")
+            self._add("objects", layer, below="mask" if "mask" in self._layers else "points")
         return self._layers["objects"]
 
     def _mask(self) -> Labels:
         if "mask" not in self._layers:
+            assert self._scene is not None
             layer = Labels(
-                np.zeros((1, 1), np.uint8), name="mask", opacity=0.55, colormap={0: "transparent", None: "#35c9ff"}, **self._place
+                np.zeros((1, 1) if self._has_cropped_mask else self._scene.size, np.uint8),
+                name="mask",
+                opacity=0.55,
+                colormap={0: "transparent", None: "#35c9ff"},
+                **self._place,
             )
+            self._mask_box = None
             layer.editable = False
-            self._add("mask", layer, below="box")
+            self._add("mask", layer, below="box" if "box" in self._layers else "points")
         return self._layers["mask"]
 
     def _shapes(self) -> Shapes:
@@ -211,8 +230,8 @@ class Canvas:
             return
         with self._writing():
             self._show_points(self._points(), prompts)
-            shapes = self._shapes()
-            if len(shapes.data):
+            shapes = self._layers.get("box") if prompts.box is None else self._shapes()
+            if shapes is not None and len(shapes.data):
                 shapes.data = []
             if prompts.box is not None:
                 shapes.add_rectangles(corners_of_box([float(value) for value in prompts.box]))
@@ -223,34 +242,45 @@ class Canvas:
         if shown.shape == prompts.points.shape and np.allclose(shown, prompts.points, atol=1e-3):
             if np.array_equal(labels, prompts.labels):
                 return
+        # Each of these makes napari draw again, so none is set without need.
         layer.selected_data = set()
         layer.data = points_of_xy(prompts.points)
-        layer.features = {"label": prompts.labels.astype(int)}
-        layer.feature_defaults = {"label": 1}
         if len(prompts.points):
+            layer.features = {"label": prompts.labels.astype(int)}
             layer.face_color = [_COLOURS[int(label)] for label in prompts.labels]
-            layer.size = self._point_size()
-        layer.selected_data = set()
 
     def show_mask(self, mask: MaskCrop | None) -> None:
-        """Draw the current mask; only its bounding box is a layer."""
+        """Draw the current mask; only the bounding boxes of the old and the new one are touched."""
         if self._scene is None:
             return
         layer = self._mask()
+        if self._has_cropped_mask:
+            self._show_cropped(layer, mask)
+            return
+        before, self._mask_box = self._mask_box, None if mask is None else mask.box
+        boxes = [box for box in (before, self._mask_box) if box is not None]
+        if boxes:
+            box = boxes[0] if len(boxes) == 1 else unite(*boxes)
+            pixels = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8) if mask is None else mask.window(box)
+            self._write(layer, box, pixels)
+
+    @property
+    def _has_cropped_mask(self) -> bool:
+        """Whether the image is so large that the mask's layer is no larger than the mask."""
+        assert self._scene is not None
+        return self._scene.size[0] * self._scene.size[1] > _HUGE_IMAGE
+
+    def _show_cropped(self, layer: Labels, mask: MaskCrop | None) -> None:
+        assert self._scene is not None
         with self._writing():
             if mask is None:
                 layer.data = np.zeros((1, 1), np.uint8)
-                layer.translate = self._scene.translate
                 return
-            offset = np.array((mask.y0, mask.x0)) * self._scene.scale + self._scene.translate
             layer.data = mask.pixels.view(np.uint8)
-            layer.translate = offset
+            layer.translate = np.array((mask.y0, mask.x0)) * self._scene.scale + self._scene.translate
 
-    def draw_labels(self, box: Box, labels: NDArray[Any]) -> None:
-        """Write `labels` into `box` of the objects layer; nothing else of it is touched."""
-        if self._scene is None:
-            return
-        layer = self._objects()
+    def _write(self, layer: Labels, box: Box, labels: NDArray[Any]) -> None:
+        """Write into a box of a label layer, and redraw only what changed."""
         x0, y0, x1, y1 = box
         window = layer.data[y0:y1, x0:x1]
         rows, columns = np.nonzero(window != labels)
@@ -263,6 +293,12 @@ class Canvas:
                 return
             values = np.asarray(labels[rows, columns], layer.data.dtype)
             layer.data_setitem((rows + y0, columns + x0), values)
+
+    def draw_labels(self, box: Box, labels: NDArray[Any]) -> None:
+        """Write `labels` into `box` of the objects layer; nothing else of it is touched."""
+        if self._scene is None:
+            return
+        self._write(self._objects(), box, labels)
 
     def clear_labels(self) -> None:
         """Empty the objects layer, before another plane is drawn."""
@@ -311,13 +347,12 @@ class Canvas:
         """Arm a tool: "points", "box", "scribble" or "move"."""
         if self._scene is None:
             return
-        self._tool = name
-        points, shapes = self._points(), self._shapes()
+        points = self._points()
+        shapes = self._shapes() if name in ("box", "scribble") else self._layers.get("box")
         target: Layer = shapes if name in ("box", "scribble") else points
         with self._writing():
-            shapes.mode = {"box": "add_rectangle", "scribble": "add_path"}.get(name, "pan_zoom")
-            if name == "scribble":
-                shapes.mode = "add_polyline"
+            if shapes is not None:
+                shapes.mode = {"box": "add_rectangle", "scribble": "add_polyline"}.get(name, "pan_zoom")
             points.mode = {"points": "add", "move": "select"}.get(name, "pan_zoom")
             self.viewer.layers.selection.active = target
         if name == "points":
@@ -334,8 +369,9 @@ class Canvas:
         is_outside = event.button == 2 or "Shift" in event.modifiers or "Control" in event.modifiers
         label = 0 if is_outside else 1
         layer.selected_data = set()
-        layer.feature_defaults = {"label": label}
-        layer.current_face_color = _COLOURS[label]
+        if int(layer.feature_defaults["label"].iloc[0]) != label:
+            layer.feature_defaults = {"label": label}
+            layer.current_face_color = _COLOURS[label]
 
     def _on_points(self, event: Any) -> None:
         if self._is_writing or str(getattr(event, "action", "changed")) not in ("added", "removed", "changed"):

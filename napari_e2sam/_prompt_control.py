@@ -309,7 +309,11 @@ class PromptControl:
         canvas = self._work.canvas
         canvas.show_prompts(draft.prompts)
         candidate = draft.candidates[draft.chosen] if draft.candidates else None
-        canvas.show_mask(None if candidate is None else candidate.mask)
+        if candidate is not None or draft.prompts.is_empty:
+            # The last mask stays until the next one is there: no flicker between click and answer.
+            canvas.show_mask(None if candidate is None else candidate.mask)
+        elif not self._work.state.is_encoded:
+            canvas.show_mask(None)
         self._panel.set_candidates(
             [
                 CandidateRow(one.score, 0 if one.mask is None else one.mask.area)

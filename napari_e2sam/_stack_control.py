@@ -43,10 +43,14 @@ class StackControl:
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._pick_by_itself)
+        self._making = QTimer()
+        self._making.setInterval(0)
+        self._making.timeout.connect(self._on_make)
 
     def close(self) -> None:
         """Let go of the viewer."""
         self._later.stop()
+        self._making.stop()
         layers = self._work.viewer.layers.events
         layers.inserted.disconnect(self._on_inserted)
         layers.removed.disconnect(self._on_removed)
@@ -127,6 +131,11 @@ class StackControl:
         self._update_worklist()
         self._show_channel()
         state.scene_changed.emit()
+        self._making.start()
+
+    def _on_make(self) -> None:
+        if self._work.canvas.make_one():
+            self._making.stop()
 
     def _plane(self) -> tuple[int, ...]:
         state = self._work.state

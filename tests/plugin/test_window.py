@@ -1,0 +1,69 @@
+"""The main job in a real viewer: open, tick, click, see, accept, undo, close."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from e2sam.data.stack import ChannelStack
+
+
+def _canvas_widget(viewer: Any) -> Any:
+    from vispy.app.backends._qt import QtBaseCanvasBackend
+
+    found = [
+        widget
+        for widget in QApplication.allWidgets()
+        if isinstance(widget, QtBaseCanvasBackend) and widget.isVisible()
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def _click(window: Any, x: float, y: float, button: Any = Qt.MouseButton.LeftButton) -> None:
+    native = _canvas_widget(window.viewer)
+    camera = window.viewer.scene.camera
+    offset = (np.array([y - 0.5, x - 0.5]) - np.array(camera.center[-2:])) * camera.zoom
+    at = QPoint(round(native.width() / 2 + offset[1]), round(native.height() / 2 + offset[0]))
+    QTest.mouseMove(native, at)
+    QTest.mouseClick(native, button, Qt.KeyboardModifier.NoModifier, at)
+
+
+def test_main_job_with_the_mouse(window: Any, stack: ChannelStack, qtbot: Any) -> None:
+    assert window.panels.stack.sample.isVisibleTo(window.widget)
+    window.open(stack)
+    window.viewer.reset_view()
+    QApplication.processEvents()
+    window.tick("nir", "thermal", "depth", "red")
+    assert window.session.record.selection == ("nir", "thermal", "depth", "red")
+    assert window.viewer.layers.selection.active is window.canvas.points_layer
+    assert str(window.canvas.points_layer.mode) == "add"
+
+    _click(window, 40.5, 30.5)
+    window.wait(lambda: window.session.draft.candidates)
+    assert np.allclose(window.session.draft.prompts.points, [[40.5, 30.5]], atol=1.0)
+    assert window.canvas.mask_layer.data[30, 40] == 1
+    assert [button.isVisibleTo(window.widget) for button in window.panels.prompts.candidates] == [True] * 3
+
+    _click(window, 46.5, 30.5, Qt.MouseButton.RightButton)
+    window.wait(lambda: len(window.session.draft.prompts.labels) == 2 and window.session.draft.candidates)
+    assert window.session.draft.prompts.labels.tolist() == [1, 0]
+    assert window.canvas.mask_layer.data[30, 46] == 0
+
+    qtbot.mouseClick(window.panels.prompts.accept, Qt.MouseButton.LeftButton)
+    assert len(window.session.objects) == 1
+    accepted = window.session.objects[0]
+    assert window.canvas.objects_layer.data[30, 33] == accepted.id
+    assert not window.canvas.mask_layer.data.any()
+    assert window.session.file.labels(*window.session.place)[30, 33] == accepted.id
+    assert accepted.conditions.channels == window.state.names
+
+    qtbot.mouseClick(window.panels.objects.undo, Qt.MouseButton.LeftButton)
+    assert len(window.session.objects) == 0
+    assert not window.canvas.objects_layer.data.any()
+    assert len(window.session.draft.prompts.points) == 2
+    assert window.canvas.mask_layer.data[30, 33] == 1
