@@ -18,7 +18,7 @@ from e2sam.data.masks import MaskCrop
 from e2sam.data.session.encoding import conditions_from_bytes, decode_object, parse_plane
 from e2sam.data.session.journal import Delta, Edit, Journal, translated
 from e2sam.data.session.lock import WriterLock
-from e2sam.data.session.records import Change, Conditions, ObjectRecord, Plane, Region, StackRecord
+from e2sam.data.session.records import Change, Conditions, Draft, ObjectRecord, Plane, Region, StackRecord
 from e2sam.data.session.schema import DOCUMENT, check_file, connect, create_file
 from e2sam.errors import SessionError
 
@@ -46,6 +46,7 @@ class SessionCore:
         self._conditions: dict[str, Conditions] = {}
         self._masks: OrderedDict[str, MaskCrop] = OrderedDict()
         self._mask_bytes = 0
+        self._newest_draft: tuple[int, str, Draft] = (-1, "", Draft())
         self._is_open = True
         self._stacks: dict[int, StackRecord] | None = None
         self._objects: dict[int, ObjectRecord] = {}

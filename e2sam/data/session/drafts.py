@@ -28,7 +28,16 @@ class DraftActions(ObjectReading):
 
     def draft(self, stack_id: int, plane: Plane = ()) -> Draft:
         """The draft of one plane; an empty one where there is none."""
-        rows = self._journal.rows("SELECT * FROM draft WHERE id = ?", (draft_id(stack_id, plane),))
+        key = draft_id(stack_id, plane)
+        # A window asks at every move of the mouse.
+        head, known, draft = self._newest_draft
+        if (head, known) != (self._journal.head, key):
+            draft = self._read_draft(key)
+            self._newest_draft = (self._journal.head, key, draft)
+        return draft
+
+    def _read_draft(self, key: str) -> Draft:
+        rows = self._journal.rows("SELECT * FROM draft WHERE id = ?", (key,))
         if not rows:
             return Draft()
         _, _, _, prompts, candidates, chosen, conditions, object_id = rows[0]

@@ -192,4 +192,5 @@ def _check_header(path: Path) -> None:
 
 
 def _damaged(path: Path, detail: str) -> str:
+    detail = " ".join(detail.replace("*", "").split())
     return f"Expected a whole session, got a damaged one ({detail}): {path} was left as it is."
