@@ -90,7 +90,7 @@ class ClickModule(nn.Module):
             parts["replay"] = self.settings.replay * self._replayed(embedding, batch["replay"])
         if self.settings.keep:
             parts["keep"] = self.settings.keep * self._distance()
-        return torch.stack(list(parts.values())).sum(), parts
+        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
 
     def _encode(self, batch: Mapping[str, Any]) -> Tensor:
         features = self.model.encode(self.model.prepare(batch["planes"], batch["padded_size"]))

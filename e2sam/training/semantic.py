@@ -238,7 +238,7 @@ class SemanticModule(nn.Module):
                 entropies.append(self._entropy(on_grid, sample["labels"]))
                 dices.append(self.settings.dice * _dice_loss(on_grid[0], sample["labels"]))
         parts = {"cross_entropy": torch.stack(entropies).mean(), "dice": torch.stack(dices).mean()}
-        return parts["cross_entropy"] + parts["dice"], parts
+        return parts["cross_entropy"] + parts["dice"], {name: part.detach() for name, part in parts.items()}
 
     def _logits(self, group: Sequence[Mapping[str, Any]]) -> Tensor:
         pixels = torch.cat([sample["pixels"] for sample in group])

@@ -1,0 +1,232 @@
+"""Fine-tuning by clicks: it learns, leaves alone what is frozen, resumes exactly, keeps the old model if better."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from e2sam.data.corrections import CorrectionSet
+from e2sam.data.io.datasets import LabelledItem, LabelledSet
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.errors import TrainingError
+from e2sam.modeling.build import build_model, build_with_weights, teacher_config
+from e2sam.training.finetune import FinetuneConfig, finetune
+from e2sam.training.prompt_head import PromptHead
+from e2sam.training.task import StepDraw
+from e2sam.weights.checkpoint import read_checkpoint_info, save_checkpoint
+from e2sam.weights.zoo import load_model
+
+FAST = {"steps": 4, "validate_every": 4, "judged_objects": 1, "judged_clicks": 2, "twin": False, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The embedded model at a frame of 64 pixels: sixty times cheaper, and bad enough to have something to learn."""
+    model = load_model("tiny", device="cpu")
+    small = build_with_weights(replace(model.config, image_size=64), model.state_dict())
+    return save_checkpoint(tmp_path_factory.mktemp("models") / "small.safetensors", small, {"stage": "test"})
+
+
+def discs(seed=0, count=9):
+    """Bright discs on a dark ground, and their instances."""
+    generator = np.random.default_rng(seed)
+    data = generator.normal(40, 6, (5, 64, 64))
+    labels = np.zeros((64, 64), np.int32)
+    rows, columns = np.mgrid[:64, :64]
+    for number in range(count):
+        row, column = 10 + 21 * (number // 3), 10 + 21 * (number % 3)
+        disc = (rows - row) ** 2 + (columns - column) ** 2 < generator.integers(5, 9) ** 2
+        labels[disc] = number + 1
+        data[:, disc] += 120
+    names = tuple(ChannelSpec(name) for name in ("R", "G", "B", "NIR", "depth"))
+    return ChannelStack(data.clip(0, 255).astype(np.uint8), names), labels
+
+
+@pytest.fixture(scope="module")
+def corrections():
+    scene = discs()
+    return CorrectionSet.from_dataset(LabelledSet((LabelledItem("one", "", lambda: scene),), "instances", 0))
+
+
+def run(corrections, config):
+    """Every step, and the result."""
+    steps, runner = [], finetune(corrections, config)
+    while True:
+        try:
+            steps.append(next(runner))
+        except StopIteration as end:
+            return steps, end.value
+
+
+def config(tmp_path, base, **settings):
+    return FinetuneConfig(out=tmp_path / "new.safetensors", model=base, **{**FAST, **settings})
+
+
+def test_learns_and_is_taken_only_because_held_out_objects_got_better(tmp_path, base, corrections):
+    chosen = config(
+        tmp_path, base, steps=16, validate_every=8, learning_rate=1e-3, judged_objects=3, judged_clicks=5, mirrors=False
+    )
+    steps, result = run(corrections, replace(chosen, channels=("R", "G", "B")))
+    assert result.accepted and result.after["score"] > result.before["score"] + 0.02
+    assert result.split == {"train": 6, "held_out": 3, "dropped": 0, "kind": "region", "margin": 2}
+    assert result.after["objects"] == 3 and result.twin is None
+    losses = [step.loss for step in steps if not math.isnan(step.loss)]
+    assert len(losses) == 16 and np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert steps[-1].metrics["accepted"] == 1.0 and "taken" in steps[-1].message
+    old, new = load_model(base, device="cpu").state_dict(), load_model(result.out, device="cpu").state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old if not name.startswith("decoder."))
+    assert any(not torch.equal(old[name], new[name]) for name in old if name.startswith("decoder."))
+    info = read_checkpoint_info(result.out)
+    assert info.stage == "finetune" and info.parent == load_model(base, device="cpu").fingerprint
+    assert info.training["config"]["steps"] == 16 and info.training["result"]["accepted"] is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors"]
+
+
+def test_worse_model_is_not_taken_and_the_old_one_stands_in_its_place(tmp_path, base, corrections):
+    steps, result = run(corrections, config(tmp_path, base, learning_rate=3.0, keep=0.0))
+    assert not result.accepted and "kept" in result.message and "kept" in steps[-1].message
+    old, new = load_model(base, device="cpu"), load_model(result.out, device="cpu")
+    assert old.fingerprint == new.fingerprint
+    assert read_checkpoint_info(result.out).stage == "unchanged"
+    assert result.after == result.before
+
+
+def test_encoder_runs_once_for_each_image_however_many_steps(tmp_path, base, corrections, monkeypatch):
+    passes = []
+    import e2sam.modeling.tiny_encoder as tiny_encoder
+
+    forward = tiny_encoder.TinyEncoder.forward
+    monkeypatch.setattr(
+        tiny_encoder.TinyEncoder, "forward", lambda self, pixels: passes.append(1) or forward(self, pixels)
+    )
+    monkeypatch.setenv("E2SAM_CACHE_SIZE_GB", "0")
+    counts = []
+    for number in (1, 6):
+        passes.clear()
+        run(corrections, config(tmp_path / str(number), base, steps=number, mirrors=False, channels=("R", "G", "B")))
+        counts.append(len(passes))
+    assert counts[0] == counts[1]
+
+
+def test_closed_run_resumes_with_the_same_losses(tmp_path, base, corrections):
+    chosen = config(tmp_path / "whole", base, steps=6, checkpoint_every=2)
+    steps, whole = run(corrections, chosen)
+    chosen = replace(chosen, out=tmp_path / "parts" / "new.safetensors")
+    runner = finetune(corrections, chosen)
+    for step in runner:
+        if step.step == 3:
+            break
+    runner.close()
+    assert not chosen.out.exists()
+    resumed, parts = run(corrections, replace(chosen, resume=True))
+    expected = {step.step: step.loss for step in steps if step.step > 3 and not math.isnan(step.loss)}
+    assert {step.step: step.loss for step in resumed if not math.isnan(step.loss)} == expected
+    assert sorted(expected) == [4, 5, 6]
+    one, other = (load_model(result.out, device="cpu").fingerprint for result in (whole, parts))
+    assert one == other
+
+
+def test_resume_of_another_run_is_refused(tmp_path, base, corrections):
+    chosen = config(tmp_path, base)
+    runner = finetune(corrections, chosen)
+    for step in runner:
+        if step.step == 2:
+            break
+    runner.close()
+    with pytest.raises(TrainingError, match="learning_rate"):
+        run(corrections, replace(chosen, resume=True, learning_rate=1e-5))
+
+
+def test_five_trainings_in_a_row_and_the_same_seed_gives_the_same_model(tmp_path, base, corrections):
+    prints = set()
+    for number in range(5):
+        _, result = run(corrections, config(tmp_path / str(number), base, steps=2, validate_every=1, mirrors=False))
+        prints.add(load_model(result.out, device="cpu").fingerprint)
+    assert len(prints) == 1
+
+
+def test_twin_sees_red_green_and_blue_alone(tmp_path, base, corrections):
+    head = PromptHead.open(corrections, config(tmp_path, base, twin=True, channels=("NIR", "depth")))
+    twin = head.twin()
+    assert {scene.channels for scene in twin.train} == {("R", "G", "B")}
+    assert [len(scene.objects) for scene in twin.train] == [len(scene.objects) for scene in head.train]
+    assert PromptHead.open(corrections, config(tmp_path, base, twin=True, channels=("G", "B", "R"))).twin() is None
+    steps, result = run(corrections, config(tmp_path, base, steps=1, twin=True, channels=("NIR", "depth")))
+    assert result.twin["objects"] == 1 and steps[-1].total == 2
+    assert [step.step for step in steps] == sorted(step.step for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("tune", "moved", "still"),
+    [
+        ("lora", ("image_encoder.stages.2", "decoder."), ("image_encoder.stem", "image_encoder.stages.0")),
+        ("full", ("image_encoder.stem", "image_encoder.stages.0", "decoder."), ()),
+    ],
+)
+def test_tuned_encoder_moves_where_it_should(tmp_path, base, corrections, tune, moved, still):
+    head = PromptHead.open(corrections, config(tmp_path, base, tune=tune, mirrors=False, channels=("R", "G", "B")))
+    task = head.task(lambda path, model, outcome: None, {})
+    model = task.module.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in task.prepare(None):
+        pass
+    optimizer = torch.optim.SGD([p for group in task.groups() for p in group.parameters], lr=0.01)
+    loss, _ = task.module(task.batch(StepDraw(0, 4, 0, range(2))), 0.0)
+    loss.backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    for prefix in moved:
+        assert any(name.startswith(prefix) for name in changed), prefix
+    for prefix in still:
+        assert not any(name.startswith(prefix) for name in changed), prefix
+    assert task.validate()["score"] >= 0
+
+
+def test_low_rank_changes_of_a_sam_encoder_are_saved_merged(tmp_path, corrections):
+    torch.manual_seed(0)
+    path = save_checkpoint(tmp_path / "vit.safetensors", build_model(teacher_config("vit_test")), {})
+    head = PromptHead.open(corrections, config(tmp_path, path, tune="lora", mirrors=False, channels=("R", "G", "B")))
+    saved = tmp_path / "tuned.safetensors"
+    from e2sam.training.tuning import plain_copy
+
+    task = head.task(lambda target, model, outcome: save_checkpoint(target, plain_copy(model), {}), {})
+    trained = task.module.model
+    for layer in (part for part in trained.modules() if hasattr(part, "lora_b")):
+        torch.nn.init.normal_(layer.lora_b, std=0.5)
+    pixels = torch.rand(1, 3, 128, 128)
+    expected = trained.encode(pixels)
+    task.save(saved, None)
+    assert torch.allclose(load_model(saved, device="cpu", exact=True).encode(pixels), expected, atol=1e-4)
+    assert not torch.allclose(head.base.encode(pixels), expected, atol=1e-2)
+
+
+def test_at_the_start_nothing_has_moved_from_the_old_model(tmp_path, base, corrections):
+    head = PromptHead.open(corrections, config(tmp_path, base, channels=("R", "G", "B"), mirrors=False, replay=1.0))
+    task = head.task(lambda path, model, outcome: None, {})
+    for _ in task.prepare(None):
+        pass
+    batch = task.batch(StepDraw(1, 4, 0, range(2)))
+    _, parts = task.module(batch, 0.0)
+    assert float(parts["keep"]) == 0
+    # Answers are kept in half precision.
+    assert float(parts["replay"]) == pytest.approx(0, abs=2e-3)
+    with torch.no_grad():
+        for weight in task.module.model.decoder.parameters():
+            weight.mul_(1.3)
+    _, parts = task.module(batch, 0.0)
+    assert float(parts["keep"]) > 0 and float(parts["replay"]) > 0.01
+
+
+def test_too_little_or_wrong_data_is_named(tmp_path, base, corrections):
+    with pytest.raises(TrainingError, match="at least 2 corrections"):
+        next(finetune(CorrectionSet(corrections.corrections[:1]), config(tmp_path, base)))
+    with pytest.raises(TrainingError, match="head prompt"):
+        next(finetune(corrections, config(tmp_path, base, head="semantic")))
+    with pytest.raises(TrainingError, match="tune"):
+        config(tmp_path, base, tune="everything")
+    with pytest.raises(TrainingError, match="semantic"):
+        config(tmp_path, base, preset="bmvc2023")
