@@ -34,6 +34,7 @@ _SETS = ("shift:", "h8:")
 _PERCENT_SUFFIX = "_percent.tif"
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
 _ATTEMPTS = 3
+_CONNECT_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,11 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
 
 
 def _stacks_below(folder: Path, out: Path) -> Iterator[Path]:
+    out_below = out != folder and out.is_relative_to(folder)
     for path in folder.rglob("*"):
-        is_label = path.name.endswith((_SUFFIX, _PERCENT_SUFFIX, "_labels.png")) or path.is_relative_to(out)
+        is_label = path.name.endswith((_SUFFIX, _PERCENT_SUFFIX, "_labels.png")) or (
+            out_below and path.is_relative_to(out)
+        )
         if path.suffix.lower() in STACK_SUFFIXES and not path.name.startswith(".") and not is_label:
             yield path
 
@@ -255,28 +259,36 @@ def _in_processes(
     todo: Sequence[BatchTask], model: str, options: BatchOptions, workers: int
 ) -> Generator[BatchResult, None, None]:
     left = dict.fromkeys(todo, _ATTEMPTS)
-    threads = max(1, (os.cpu_count() or 1) // workers)
     while left:
         # After a death, one process: the stack that kills it is found without taking others along.
         count = workers if min(left.values()) == _ATTEMPTS else 1
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(threads,))
-        # Only as many at once as there are processes: what a dying one takes along is then known.
+        pool = _spawned(count)
         try:
             yield from _until_one_dies(pool, left, model, options, count)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _spawned(workers: int) -> ProcessPoolExecutor:
+    """Fresh processes that share the cores; a forked one would inherit torch's threads half-way."""
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,))
+
+
 def _until_one_dies(
     pool: ProcessPoolExecutor, left: dict[BatchTask, int], model: str, options: BatchOptions, count: int
 ) -> Generator[BatchResult, None, None]:
-    """Work through `left`, removing what is done, until all is or a process of the pool has died."""
+    """Work through `left`, removing what is done, until all is or a process of the pool has died.
+
+    No more stacks are given out than there are processes, so that what a dying one takes along is known.
+    """
     running: dict[Future[BatchResult], BatchTask] = {}
     waiting = list(left)
     while waiting or running:
         while waiting and len(running) < count:
-            running[pool.submit(predict_one, waiting[0], model, options)] = waiting.pop(0)
+            task = waiting.pop(0)
+            running[pool.submit(predict_one, task, model, options)] = task
         future = next(as_completed(running))
         try:
             result = future.result()
@@ -298,7 +310,7 @@ def _on_cluster(todo: Sequence[BatchTask], model: str, options: BatchOptions) ->
     except ImportError as error:
         raise E2SamError("Expected Dask for --scheduler: pip install 'napari-e2sam[cluster]'.") from error
     try:
-        client = Client(options.scheduler, timeout="20s", set_as_default=False)
+        client = Client(options.scheduler, timeout=_CONNECT_TIMEOUT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise E2SamError(f"Expected a Dask scheduler at {options.scheduler}, got no answer: {error}.") from error
     with client:
@@ -309,7 +321,7 @@ def _on_cluster(todo: Sequence[BatchTask], model: str, options: BatchOptions) ->
             future = client.submit(predict_one, task, model, options, pure=False, retries=_ATTEMPTS - 1)
             by_key[future.key] = task
             futures.append(future)
-        for future in as_dask_completed(futures):
+        for future in as_dask_completed(futures, loop=client.loop):
             if future.status == "finished":
                 yield future.result()
             else:

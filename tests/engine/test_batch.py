@@ -1,0 +1,218 @@
+"""Many stacks: resumed, spread over processes and a cluster, and no result lost with a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from e2sam.data.io import read_labels
+from e2sam.errors import E2SamError, StackError
+from e2sam.inference import batch
+from e2sam.inference.automatic import AutomaticOptions
+from e2sam.inference.batch import BatchOptions, BatchResult, BatchTask, find_stacks, predict_many, predict_one
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.weights.checkpoint import save_checkpoint
+
+EVERYTHING = AutomaticOptions(points_per_side=4, min_quality=0.0, min_stability=0.0)
+OPTIONS = BatchOptions(automatic=EVERYTHING, device="cpu", workers=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    save_checkpoint(path, build_model(teacher_config("vit_test")), {})
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four stacks, one of them in a folder below."""
+    generator = np.random.default_rng(0)
+    for name in ("a", "b", "c", "below/d"):
+        path = tmp_path / "stacks" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, generator.integers(0, 5000, (4, 40, 56), dtype=np.uint16))
+    return tmp_path / "stacks"
+
+
+def test_stacks_are_found_with_a_place_for_each(folder: Path, tmp_path: Path) -> None:
+    (folder / "a_labels.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("")
+    (folder / "empty").mkdir()
+    out = folder / "out"
+    tasks = find_stacks([folder], out)
+    assert {task.source.name for task in tasks} == {"a.npy", "b.npy", "c.npy", "d.npy"}
+    assert {str(task.target.relative_to(out)) for task in tasks} == {
+        "a_labels.tif",
+        "b_labels.tif",
+        "c_labels.tif",
+        "below/d_labels.tif",
+    }
+    assert find_stacks([folder / "a.npy", folder], out) == find_stacks([folder], out)
+    with pytest.raises(StackError, match="there is no"):
+        find_stacks([folder / "nothing"], out)
+    with pytest.raises(StackError, match="found none"):
+        find_stacks([folder / "empty"], tmp_path)
+    (folder / "below" / "a.npy").write_bytes(b"")
+    with pytest.raises(StackError, match="rename one"):
+        find_stacks([folder / "a.npy", folder / "below" / "a.npy"], out)
+
+
+def test_labels_are_written_and_not_made_again(folder: Path, tmp_path: Path, model: str) -> None:
+    tasks = find_stacks([folder], tmp_path / "out")
+    results = list(predict_many(tasks, model, OPTIONS))
+    assert [result.error for result in results] == [""] * 4
+    for result in results:
+        labels = read_labels(result.target)
+        assert labels.shape == (40, 56)
+        assert result.objects == len(np.unique(labels[labels > 0])) > 0
+    written = {task.target: task.target.stat().st_mtime_ns for task in tasks}
+    tasks[1].target.unlink()
+    again = list(predict_many(tasks, model, OPTIONS))
+    assert sorted(result.skipped for result in again) == [False, True, True, True]
+    assert all(task.target.stat().st_mtime_ns == written[task.target] for task in tasks if task is not tasks[1])
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+def test_one_bad_stack_does_not_stop_the_others(folder: Path, tmp_path: Path, model: str) -> None:
+    (folder / "b.npy").write_bytes(b"no stack")
+    results = {Path(r.source).name: r for r in predict_many(find_stacks([folder], tmp_path), model, OPTIONS)}
+    assert results["b.npy"].error and "\n" not in results["b.npy"].error
+    assert not Path(results["b.npy"].target).exists()
+    assert all(not result.error for name, result in results.items() if name != "b.npy")
+
+
+def test_a_series_gives_a_file_for_each_scene(tmp_path: Path, model: str) -> None:
+    path = tmp_path / "series.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 255, (3, 2, 40, 48), dtype=np.uint8))
+    (task,) = find_stacks([path], tmp_path / "out")
+    result = predict_one(task, model, BatchOptions(channel_axis="TCYX", automatic=EVERYTHING, device="cpu"))
+    assert not result.error
+    assert sorted(found.name for found in (tmp_path / "out").iterdir()) == [
+        "series_0001_labels.tif",
+        "series_0002_labels.tif",
+        "series_labels.tif",
+    ]
+
+
+def dies_once(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:
+    """Stands in for `predict_one`: the process dies at the first stack, once."""
+    marker = task.target.parent.parent / "died"
+    if task.source.name == "b.npy" and not marker.exists():
+        marker.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    task.target.write_text("done")
+    return BatchResult(str(task.source), str(task.target))
+
+
+def dies_always(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:
+    """The process dies whenever it meets one stack."""
+    if task.source.name == "b.npy":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return BatchResult(str(task.source), str(task.target))
+
+
+def test_processes_share_the_work_and_a_dead_one_costs_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "below").mkdir(parents=True)
+    tasks = find_stacks([folder], tmp_path / "out")
+    monkeypatch.setattr(batch, "predict_one", dies_once)
+    monkeypatch.setattr(batch, "_spawned", lambda workers: _forked(workers))
+    results = list(predict_many(tasks, "", BatchOptions(workers=2)))
+    assert sorted(Path(result.source).name for result in results) == ["a.npy", "b.npy", "c.npy", "d.npy"]
+    assert not any(result.error for result in results)
+    assert all(task.target.read_text() == "done" for task in tasks)
+
+
+def test_a_stack_that_kills_every_process_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "predict_one", dies_always)
+    monkeypatch.setattr(batch, "_spawned", lambda workers: _forked(workers))
+    results = {
+        Path(r.source).name: r for r in predict_many(find_stacks([folder], tmp_path), "", BatchOptions(workers=2))
+    }
+    assert len(results) == 4
+    assert [name for name, result in results.items() if result.error] == ["b.npy"]
+
+
+def _forked(workers: int) -> Any:
+    """Processes that start at once: what they run is a function of this file, which a spawned one could not import."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+
+
+def test_real_processes_write_real_labels(folder: Path, tmp_path: Path, model: str) -> None:
+    tasks = find_stacks([folder / "a.npy", folder / "b.npy"], tmp_path / "out")
+    options = BatchOptions(automatic=EVERYTHING, device="cpu", workers=2)
+    results = list(predict_many(tasks, model, options))
+    assert [result.error for result in results] == ["", ""]
+    alone = predict_one(BatchTask(tasks[0].source, tmp_path / "alone_labels.tif"), model, options)
+    np.testing.assert_array_equal(read_labels(alone.target), read_labels(tasks[0].target))
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_cluster_of_two_workers_loses_no_result_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    tasks = []
+    for number in range(6):
+        tasks.append(BatchTask(tmp_path / f"{number}.npy", tmp_path / "out" / f"{number}_labels.tif"))
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(batch, "predict_one", _slow_task())
+    settings = {"distributed.scheduler.allowed-failures": 5, "distributed.worker.memory.terminate": False}
+    import dask
+
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+    ):
+        results = []
+        for result in predict_many(tasks, "", BatchOptions(scheduler=cluster.scheduler_address)):
+            results.append(result)
+            if len(results) == 1:
+                victim = next(iter(cluster.workers.values()))
+                os.kill(victim.process.process.pid, signal.SIGKILL)
+    assert sorted(Path(result.source).name for result in results) == [f"{number}.npy" for number in range(6)]
+    assert not any(result.error for result in results)
+    assert all(task.target.read_text() == "done" for task in tasks)
+
+
+def _slow_task() -> Any:
+    """A task that a worker of the cluster need not import from this file."""
+
+    def run(task: Any, model: str, options: Any) -> Any:
+        import time as clock
+
+        clock.sleep(0.4)
+        task.target.write_text("done")
+        return type("Result", (), {"source": str(task.source), "error": ""})()
+
+    import cloudpickle
+
+    return cloudpickle.loads(cloudpickle.dumps(run))
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(batch, "_CONNECT_TIMEOUT_S", 1)
+    with pytest.raises(E2SamError, match="Dask scheduler at"):
+        list(
+            predict_many(
+                [BatchTask(tmp_path / "a.npy", tmp_path / "a.tif")], "", BatchOptions(scheduler="tcp://127.0.0.1:9")
+            )
+        )
