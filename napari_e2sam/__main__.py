@@ -1,4 +1,4 @@
-"""``python -m napari_e2sam [STACK...] [--session F] [--model M]``: the viewer with the plugin docked, ready for a click."""
+"""``python -m napari_e2sam [STACK...] [--session F] [--model M]``: the viewer with the plugin docked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def open_window(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open the window and stay until it is closed."""
-    parser = argparse.ArgumentParser(prog="python -m napari_e2sam", description="Segment many-channel images by clicks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m napari_e2sam", description="Segment many-channel images by clicks."
+    )
     parser.add_argument("stacks", nargs="*", type=Path, metavar="STACK", help="images to open")
     parser.add_argument("--session", type=Path, help="session file to go on with, or to begin")
     parser.add_argument("--model", default="tiny", help="name or file of the model")

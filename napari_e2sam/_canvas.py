@@ -1,4 +1,4 @@
-"""Our layers in one viewer: prompts, box, mask, objects, model input. They are kept by reference, never found by name."""
+"""Our layers in one viewer: prompts, box, mask, objects, model input; kept by reference, never found by name."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = ["Canvas"]
 _COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
 # Past this many changed pixels, index arrays cost more than one full redraw.
 _MOST_INDEXED = 600_000
+_OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model input"}
 _WIDE_IMAGE = 1 << 25
 # Past this many pixels, the layer of the current mask is cut to the mask.
 _HUGE_IMAGE = 1 << 27
@@ -135,9 +136,7 @@ class Canvas:
         with self._writing():
             self.viewer.layers.append(layer)
             if below in self._layers:
-                self.viewer.layers.move(
-                    self.viewer.layers.index(layer), self.viewer.layers.index(self._layers[below])
-                )
+                self.viewer.layers.move(self.viewer.layers.index(layer), self.viewer.layers.index(self._layers[below]))
             if active is not None and active in self.viewer.layers:
                 self.viewer.layers.selection.active = active
 
@@ -158,7 +157,7 @@ class Canvas:
             if events is not None:
                 events.disconnect(callback)
 
-    # -- layers, made when they are first needed and again after the user deleted them ----------------------------------
+    # -- layers, made when they are first needed and again after the user deleted them -------------------------------
 
     def _objects(self) -> Labels:
         if "objects" not in self._layers:
@@ -188,7 +187,13 @@ class Canvas:
     def _shapes(self) -> Shapes:
         if "box" not in self._layers:
             layer = Shapes(
-                None, ndim=2, name="box", face_color="transparent", edge_color="#ffd23d", edge_width=self._screen_width(), **self._place
+                None,
+                ndim=2,
+                name="box",
+                face_color="transparent",
+                edge_color="#ffd23d",
+                edge_width=self._screen_width(),
+                **self._place,
             )
             layer.events.data.connect(self._on_shapes)
             self._add("box", layer, below="points")
@@ -239,9 +244,9 @@ class Canvas:
     def _show_points(self, layer: Points, prompts: Prompts) -> None:
         shown = xy_of_points(layer.data)
         labels = np.asarray(layer.features["label"], int)
-        if shown.shape == prompts.points.shape and np.allclose(shown, prompts.points, atol=1e-3):
-            if np.array_equal(labels, prompts.labels):
-                return
+        is_same = shown.shape == prompts.points.shape and np.allclose(shown, prompts.points, atol=1e-3)
+        if is_same and np.array_equal(labels, prompts.labels):
+            return
         # Each of these makes napari draw again, so none is set without need.
         layer.selected_data = set()
         layer.data = points_of_xy(prompts.points)
@@ -309,23 +314,40 @@ class Canvas:
 
     def show_composite(self, pixels: NDArray[np.uint8] | None) -> None:
         """Draw what the model sees, (h, w, 3) over the whole scene, below everything of ours; None takes it away."""
+        self._show_over("composite", pixels, None)
+
+    def show_blink(self, pixels: NDArray[np.uint8] | None) -> None:
+        """Draw one channel (h, w, 3) over the picture while channels are compared; None takes it away."""
+        self._show_over("blink", pixels, None)
+
+    def show_doubt(self, doubt: NDArray[np.float32] | None, box: Box | None = None) -> None:
+        """Draw where the next click tells most, (h, w) in [0, 1] over a box of the scene; None takes it away."""
+        self._show_over("doubt", doubt, box)
+
+    def _show_over(self, name: str, pixels: NDArray[Any] | None, box: Box | None) -> None:
         if pixels is None or self._scene is None:
-            self._drop("composite")
+            self._drop(name)
             return
         height, width = self._scene.size
-        ratio = np.array((height / pixels.shape[0], width / pixels.shape[1]))
+        x0, y0, x1, y1 = box or (0, 0, width, height)
+        ratio = np.array(((y1 - y0) / pixels.shape[0], (x1 - x0) / pixels.shape[1]))
         scale = ratio * self._scene.scale
-        # Centre on centre: pixel 0 of the smaller grid lies half of its own size inside the scene's edge.
-        translate = (ratio / 2 - 0.5) * self._scene.scale + self._scene.translate
-        layer = self._layers.get("composite")
-        if layer is None or layer.data.shape != pixels.shape:
-            self._drop("composite")
-            layer = Image(pixels, rgb=True, name="model input", scale=scale, translate=translate)
-            self._add("composite", layer, below="objects")
+        translate = (ratio / 2 - 0.5 + (y0, x0)) * self._scene.scale + self._scene.translate
+        layer = self._layers.get(name)
+        if layer is not None and layer.data.shape == pixels.shape:
+            with self._writing():
+                layer.data = pixels
+                if not np.allclose(layer.scale, scale) or not np.allclose(layer.translate, translate):
+                    layer.scale, layer.translate = scale, translate
             return
-        with self._writing():
-            layer.data = pixels
-            layer.scale, layer.translate = scale, translate
+        self._drop(name)
+        kind = (
+            {"rgb": True}
+            if pixels.ndim == 3
+            else {"colormap": "magma", "blending": "additive", "contrast_limits": (0, 1)}
+        )
+        layer = Image(pixels, name=_OVER_NAMES[name], scale=scale, translate=translate, **kind)
+        self._add(name, layer, below="objects" if name != "doubt" and "objects" in self._layers else "points")
 
     def colour_of(self, number: int) -> tuple[float, float, float]:
         """Colour in which an object is drawn, red, green, blue in 0..1."""
@@ -444,7 +466,9 @@ class Canvas:
         step = self.viewer.dims.current_step
         first = self.viewer.dims.ndim - layer.ndim
         return tuple(
-            int(np.clip(step[first + axis], 0, layer.data.shape[axis] - 1)) if not layer.multiscale else int(step[first + axis])
+            int(np.clip(step[first + axis], 0, layer.data.shape[axis] - 1))
+            if not layer.multiscale
+            else int(step[first + axis])
             for axis in range(len(leading))
         )
 

@@ -5,7 +5,7 @@ napari puts the centre of a pixel at integer (row, column), the engine at intege
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from napari.layers import Image
 from numpy.typing import ArrayLike, NDArray
 
+from e2sam.data.combine import Placed, combine
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import StackError
 
@@ -122,7 +123,9 @@ def axis_choices(layer: Image) -> tuple[AxisChoice, ...]:
     labels = [label.strip().lower() for label in layer.axis_labels]
     named = [axis for axis in axes if labels[axis] in ("c", "channel", "channels", "band", "bands")]
     axes = named + [axis for axis in axes if axis not in named]
-    return tuple(AxisChoice(axis, f"axis {axis}: {data.shape[axis]} channels") for axis in axes if data.shape[axis] <= 1024)
+    return tuple(
+        AxisChoice(axis, f"axis {axis}: {data.shape[axis]} channels") for axis in axes if data.shape[axis] <= 1024
+    )
 
 
 def channels_first(layer: Image, axis: int) -> None:
@@ -137,7 +140,9 @@ def channels_first(layer: Image, axis: int) -> None:
     order = [other for other in range(len(data.shape)) if other != axis]
     order.insert(target, axis)
     scale, translate = layer.scale[order], layer.translate[order]
-    layer.data = np.moveaxis(layer.data, axis, target) if isinstance(layer.data, np.ndarray) else layer.data.transpose(order)
+    layer.data = (
+        np.moveaxis(layer.data, axis, target) if isinstance(layer.data, np.ndarray) else layer.data.transpose(order)
+    )
     layer.scale, layer.translate = scale, translate
 
 
@@ -162,13 +167,22 @@ def scene_of(layers: Sequence[Image], channel_axis: int | None = None) -> Scene:
     return scenes[0] if len(scenes) == 1 else _joined(scenes, [layer.name for layer in layers])
 
 
-def describe_stack(scene: Scene, plane: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What the engine process needs to have the same stack: a path where it can read it itself, else the pixels."""
+def describe_stack(
+    scene: Scene, plane: tuple[int, ...], alignment: Mapping[str, tuple[float, float]] | None = None
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What the engine process needs to have the same stack: a path where it can read it itself, else the pixels.
+
+    `alignment` is what the scene's stack was shifted by.
+    """
     stack = scene.stack
     described: dict[str, Any] = {"channels": [asdict(channel) for channel in stack.channels], "plane": list(plane)}
     num_bytes = int(np.prod(stack.data.shape[-3:], dtype=np.int64)) * np.dtype(stack.data.dtype).itemsize
     if stack.source is not None and num_bytes > _SENT_BYTES:
-        described |= {"source": str(stack.source), "channel_axis": scene.channel_axis}
+        described |= {
+            "source": str(stack.source),
+            "channel_axis": scene.channel_axis,
+            "alignment": dict(alignment or {}),
+        }
         return described, {}
     return described, {"data": stack.plane(*plane).read()}
 
@@ -205,52 +219,25 @@ def _pair(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _joined(scenes: Sequence[Scene], names: Sequence[str]) -> Scene:
-    """One stack on the finest grid among `scenes`; others are resampled to it, linearly, NaN outside of them."""
-    if any(scene.stack.leading for scene in scenes):
-        raise StackError("Expected single scenes to join, got a series or volume: choose one layer, or take a plane.")
-    finest = min(scenes, key=lambda scene: (scene.scale[0] * scene.scale[1], -scene.size[0] * scene.size[1]))
-    planes, channels, moved = [], [], []
-    for scene, name in zip(scenes, names, strict=True):
-        same = scene.size == finest.size and scene.scale == finest.scale and scene.translate == finest.translate
-        planes.append(scene.stack.read() if same else _resampled(scene, finest))
-        channels += [_renamed(channel, name, scene.stack.num_channels) for channel in scene.stack.channels]
-        if not same:
-            moved.append(name)
-    unique = _unique(channels)
-    data = np.concatenate([block.astype(np.result_type(*planes), copy=False) for block in planes])
-    warning = f"{', '.join(moved)} resampled to {finest.size[1]} x {finest.size[0]} pixels." if moved else ""
-    return Scene(ChannelStack(data, unique), finest.scale, finest.translate, warning=warning)
+    """One stack on the finest grid among `scenes`; others are resampled to it where they are read."""
+    placed = [
+        Placed(_named(scene.stack, name), scene.scale[::-1], scene.translate[::-1], name)
+        for scene, name in zip(scenes, names, strict=True)
+    ]
+    stack, grid = combine(placed)
+    moved = [
+        name
+        for scene, name in zip(scenes, names, strict=True)
+        if (scene.size, scene.scale[::-1], scene.translate[::-1]) != (grid.size, grid.scale, grid.translate)
+    ]
+    warning = f"Resampled to {grid.size[1]} x {grid.size[0]} pixels: {', '.join(moved)}." if moved else ""
+    # No one file holds the joined stack.
+    stack = replace(stack, source=None)
+    return Scene(stack, grid.scale[::-1], grid.translate[::-1], warning=warning)
 
 
-def _renamed(channel: ChannelSpec, layer_name: str, count: int) -> ChannelSpec:
-    return replace(channel, name=layer_name if count == 1 else channel.name)
-
-
-def _unique(channels: Sequence[ChannelSpec]) -> tuple[ChannelSpec, ...]:
-    found: list[ChannelSpec] = []
-    for channel in channels:
-        name, count = channel.name, 2
-        while any(name == other.name for other in found):
-            name, count = f"{channel.name} {count}", count + 1
-        found.append(replace(channel, name=name))
-    return tuple(found)
-
-
-def _resampled(scene: Scene, grid: Scene) -> NDArray[np.float32]:
-    from scipy.ndimage import map_coordinates
-
-    rows, columns = (
-        (np.arange(grid.size[axis]) * grid.scale[axis] + grid.translate[axis] - scene.translate[axis]) / scene.scale[axis]
-        for axis in (0, 1)
-    )
-    if not (rows.max() > 0 and columns.max() > 0 and rows.min() < scene.size[0] and columns.min() < scene.size[1]):
-        raise StackError("Expected layers that overlap in the viewer, got two apart: check their scale and translation.")
-    coordinates = np.meshgrid(rows, columns, indexing="ij")
-    inside = (
-        (coordinates[0] > -0.5)
-        & (coordinates[0] < scene.size[0] - 0.5)
-        & (coordinates[1] > -0.5)
-        & (coordinates[1] < scene.size[1] - 0.5)
-    )
-    blocks = [map_coordinates(plane.astype(np.float32), coordinates, order=1, mode="nearest") for plane in scene.stack.read()]
-    return np.where(inside, np.stack(blocks), np.nan).astype(np.float32)
+def _named(stack: ChannelStack, name: str) -> ChannelStack:
+    """A single channel is called what its layer is called."""
+    if stack.num_channels > 1:
+        return stack
+    return replace(stack, channels=(replace(stack.channels[0], name=name),))

@@ -8,13 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from e2sam.data.channels import Suggestion, suggest_selections
-from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
+from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.stack import ChannelStack
+from napari_e2sam._composite import composite_of, step_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import ModelRow
@@ -27,8 +27,6 @@ from napari_e2sam.widgets.model import ModelPanel
 __all__ = ["EncodingControl"]
 
 _keys = count(1)
-# What the model sees is shown at about the resolution at which it sees it.
-_SHOWN_SIDE = 1024
 
 
 class EncodingControl:
@@ -295,7 +293,9 @@ class EncodingControl:
         name = work.state.rows[index].name
 
         def fit() -> ChannelRecipe:
-            return fit_recipes(ChannelStack(stack.read(channels=[index], step=_step_of(stack)), (stack.channels[index],)), {name: kind})[0]
+            return fit_recipes(
+                ChannelStack(stack.read(channels=[index], step=step_of(stack)), (stack.channels[index],)), {name: kind}
+            )[0]
 
         def done(recipe: ChannelRecipe) -> None:
             state = work.state
@@ -319,6 +319,7 @@ class EncodingControl:
             return
         state.is_encoded = False
         key, scene, plane = self._key, state.scene, work.session.plane
+        alignment = work.session.record.alignment
         body: dict[str, Any] = {
             "key": key,
             "channels": list(state.selection),
@@ -335,7 +336,7 @@ class EncodingControl:
                 body["recipes"] = [recipe.to_json() for recipe in work.state.recipes]
                 self._ask({**body, "stack": described[0]}, described[1])
 
-        work.tasks.run(lambda: describe_stack(scene, plane), send, work.fail, lane="describe")
+        work.tasks.run(lambda: describe_stack(scene, plane, alignment), send, work.fail, lane="describe")
 
     def _ask(self, body: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         self._work.engine.request(
@@ -388,28 +389,6 @@ class EncodingControl:
         )
 
 
-def composite_of(
-    stack: ChannelStack,
-    selection: Sequence[int],
-    recipes: Sequence[ChannelRecipe],
-    matrix: NDArray[Any] | None,
-) -> NDArray[np.uint8]:
-    """What the encoder is given, (h, w, 3) uint8, at about its own resolution; a student's channels in three groups."""
-    block = stack.read(channels=list(selection), step=_step_of(stack))
-    planes = apply_recipes(block, stack.valid_of(block, list(selection)), [recipes[index] for index in selection])
-    if matrix is None:
-        groups = np.array_split(np.arange(len(selection)), 3) if len(selection) >= 3 else [[0], [len(selection) - 1], [0]]
-        matrix = np.zeros((3, len(selection)), np.float32)
-        for row, group in enumerate(groups):
-            matrix[row, group] = 1 / len(group)
-    shown = np.tensordot(matrix, planes, axes=1).transpose(1, 2, 0)
-    return np.ascontiguousarray(np.clip(255 * shown + 0.5, 0, 255).astype(np.uint8))
-
-
-def _step_of(stack: ChannelStack) -> int:
-    return max(1, int(np.ceil(max(stack.size) / (2 * _SHOWN_SIDE))))
-
-
 def _listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -420,5 +399,3 @@ def _model_text(model: dict[str, Any]) -> str:
     size = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
     kind = f"student of {_listed(model['channels'])}, " if model["channels"] else ""
     return f"{Path(model['name']).name}, {kind}{size}frame of {model['image_size']} px, on {model['device']}"
-
-

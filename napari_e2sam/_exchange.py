@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from e2sam.errors import E2SamError, SessionError
+from e2sam.data.export import export
+from e2sam.data.importing import import_coco, import_labels
+from e2sam.errors import E2SamError
 from napari_e2sam._state import Workplace
 
 __all__ = ["ExchangeControl"]
@@ -51,56 +51,23 @@ class ExchangeControl:
         target = path if path.suffix else path.with_suffix(_SUFFIXES[kind])
         session, stack_id = work.session.file, work.session.place[0]
 
-        def write() -> Path:
-            from e2sam.data.export import export_session
-
-            export_session(session, kind, target, stack_id=stack_id)
-            return target
+        def write() -> str:
+            exported = export(session, kind, target, stack_id=stack_id)
+            return f"Wrote {exported.num_objects} objects to {', '.join(path.name for path in exported.paths[:3])}"
 
         work.say(f"Writing {target.name}", "busy")
-        work.tasks.run(write, lambda done: work.say(f"Wrote {done}", "info"), work.fail)
+        work.tasks.run(write, lambda text: work.say(text, "info"), work.fail)
 
     def take(self, path: Path) -> None:
-        """Take objects from a label image or a COCO file."""
-        work = self._work
-        place, size, class_id = work.session.place, work.session.record.size, work.session.class_id
-
-        def read() -> Callable[[], int]:
-            return _reading(path, size, work, place, class_id)
-
-        def add(finish: Callable[[], int]) -> None:
-            try:
-                count = finish()
-            except E2SamError as error:
-                work.fail(str(error))
-                return
-            work.say(f"{count} objects taken from {path.name}", "info")
-
-        work.tasks.run(read, add, work.fail)
-
-
-def _reading(
-    path: Path, size: tuple[int, int], work: Workplace, place: tuple[int, tuple[int, ...]], class_id: int
-) -> Callable[[], int]:
-    from dataclasses import replace
-
-    from napari_e2sam._object_control import objects_of
-
-    if path.suffix.lower() == ".json":
-        from e2sam.data.export import read_coco
-
-        objects = read_coco(path, size)
-    else:
-        from e2sam import read_stack
-
-        stack = read_stack(path)
-        if stack.num_channels != 1 or stack.leading or stack.size != size:
-            raise SessionError(
-                f"Expected one label image of {size[1]} x {size[0]} pixels, got {stack.data.shape}: choose another file."
-            )
-        labels = stack.read()[0]
-        if labels.dtype.kind not in "iub":
-            raise SessionError(f"Expected whole numbers as labels, got {labels.dtype}: choose a label image.")
-        objects = objects_of(np.asarray(labels, np.int32), None, class_id)
-    new = [replace(one, origin="import", is_reviewed=False) for one in objects]
-    return lambda: len(work.session.file.accept_many(*place, new, verb="import"))
+        """Take objects from a label image or a COCO file; one step that can be undone."""
+        session = self._work.session
+        try:
+            stack_id, plane = session.place
+            if path.suffix.lower() == ".json":
+                taken = import_coco(session.file, path)
+            else:
+                taken = import_labels(session.file, stack_id, path, plane=plane, class_id=session.class_id)
+        except (E2SamError, OSError) as error:
+            self._work.fail(str(error))
+            return
+        self._work.say(f"{len(taken)} objects taken from {path.name}; they wait for your review.", "info")

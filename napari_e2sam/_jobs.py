@@ -23,6 +23,7 @@ from napari_e2sam._wire import Message, receive, send
 __all__ = ["Channel", "EngineClient", "Request", "Tasks", "Training", "start_process", "start_thread"]
 
 _log = logging.getLogger(__name__)
+_TRAINING = ("-m", "napari_e2sam._training")
 
 
 @dataclass(frozen=True)
@@ -360,7 +361,7 @@ class Training(QObject):
         process.errorOccurred.connect(self._on_error)
         process.setProcessChannelMode(QProcess.ProcessChannelMode.ForwardedErrorChannel)
         self._process = process
-        process.start(sys.executable, ["-m", "napari_e2sam._training"])
+        process.start(sys.executable, list(_TRAINING))
         process.write(json.dumps(dict(task)).encode() + b"\n")
         process.closeWriteChannel()
 

@@ -87,17 +87,12 @@ class LearningControl:
     def _on_finished(self, result: dict[str, Any]) -> None:
         self._panel.set_running(False)
         self._out = result["out"]
-        before, after = result.get("before"), result.get("after")
-        is_better = bool(result.get("accepted", True))
-        self._record(
-            "done" if is_better else "rejected",
-            metrics={"before": before, "after": after},
-            checkpoint=Path(self._out),
-        )
-        figures = "" if before is None or after is None else f"Held out: {_figure(before)} before, {_figure(after)} after. "
-        advice = "Better than before." if is_better else "Not better than before: keep the old model."
+        is_better = bool(result["accepted"])
+        figures = {"before": result["before"], "after": result["after"]}
+        self._record("done" if is_better else "rejected", metrics=figures, checkpoint=Path(self._out))
         self._panel.set_message("")
-        self._panel.set_result(figures + advice)
+        advice = "" if is_better else " It is not better than before: the old model stays."
+        self._panel.set_result(result["message"] + advice, can_use=is_better)
 
     def _on_failed(self, text: str) -> None:
         self._panel.set_running(False)
@@ -120,9 +115,3 @@ class LearningControl:
     def _count(self) -> None:
         objects = self._work.session.file.objects()
         self._panel.set_corrections(sum(record.is_reviewed for record in objects))
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, dict):
-        value = next(iter(value.values()), 0.0)
-    return f"IoU {float(value):.3f}"

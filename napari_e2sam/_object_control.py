@@ -289,9 +289,7 @@ class ObjectControl:
             layer.selected_label = numbers[0]
 
 
-def objects_of(
-    labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class_id: int
-) -> list[NewObject]:
+def objects_of(labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class_id: int) -> list[NewObject]:
     """Instances of a label image (H, W) as objects to review; those that mostly lie on `taken` are left out."""
     from scipy import ndimage
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2sam.data.masks import Box, MaskCrop
+from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, Change, Conditions, Draft
 from e2sam.errors import E2SamError
@@ -41,6 +42,7 @@ class PromptControl:
         self._hovers = False
         self._refines = False
         self._is_preview = False
+        self._shows_doubt = False
         self._predicts_after_encoding = False
         panel.tool_chosen.connect(self.take_tool)
         panel.candidate_chosen.connect(self.choose_candidate)
@@ -48,6 +50,7 @@ class PromptControl:
         panel.hover_toggled.connect(self.set_hover)
         panel.window_toggled.connect(self._on_window_toggled)
         panel.leave_one_out_asked.connect(self.leave_one_out)
+        panel.next_click_toggled.connect(self._on_next_click)
         canvas = work.canvas
         canvas.points_changed.connect(self._on_points)
         canvas.box_drawn.connect(self._on_box)
@@ -288,6 +291,22 @@ class PromptControl:
             Request("leave_one_out", body, done=done, failed=self._work.fail, lane="leave_one_out")
         )
 
+    def _on_next_click(self, on: bool) -> None:
+        self._shows_doubt = on
+        self._show_doubt(self._work.session.draft)
+
+    def _show_doubt(self, draft: Draft) -> None:
+        """Show where the candidate masks disagree most."""
+        masks = [one.mask for one in draft.candidates if one.mask is not None]
+        if not self._shows_doubt or len(masks) < 2:
+            self._work.canvas.show_doubt(None)
+            if self._shows_doubt:
+                self._work.say("One click first: then its candidate masks show where they disagree.", "info")
+            return
+        box, doubt, (x, y) = next_click(masks)
+        self._work.canvas.show_doubt(doubt, box)
+        self._work.say(f"The candidates disagree most around ({x:.0f}, {y:.0f}): click there.", "info")
+
     # -- drawing -------------------------------------------------------------------------------------------------------
 
     def _on_scene(self) -> None:
@@ -315,17 +334,33 @@ class PromptControl:
         elif not self._work.state.is_encoded:
             canvas.show_mask(None)
         self._panel.set_candidates(
-            [
-                CandidateRow(one.score, 0 if one.mask is None else one.mask.area)
-                for one in draft.candidates
-            ],
+            [CandidateRow(one.score, 0 if one.mask is None else one.mask.area) for one in draft.candidates],
             draft.chosen,
         )
         self._panel.set_can_clear(not draft.is_empty)
+        if self._shows_doubt:
+            self._show_doubt(draft)
         if candidate is None:
             self._panel.set_shares((), "")
         elif self._answered is not None:
             self._ask_shares(draft)
+
+
+def next_click(masks: Sequence[MaskCrop]) -> tuple[Box, NDArray[np.float32], tuple[float, float]]:
+    """Where candidate masks disagree: a box, the doubt (h, w) in [0, 1] in it, and the (x, y) deepest inside of it.
+
+    Doubt is 4 p (1 - p) with p the share of the masks that hold a pixel: 1 where half of them do.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    box = masks[0].box
+    for mask in masks[1:]:
+        box = unite(box, mask.box)
+    share = np.mean([mask.window(box) for mask in masks], axis=0, dtype=np.float32)
+    doubt = 4 * share * (1 - share)
+    depth = distance_transform_edt(np.pad(doubt > 0, 1))[1:-1, 1:-1] * doubt
+    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+    return box, doubt, (box[0] + float(column) + 0.5, box[1] + float(row) + 0.5)
 
 
 def candidates_of(message: Message) -> tuple[Candidate, ...]:
@@ -347,7 +382,5 @@ def _crop(mask: NDArray[np.bool_], box: Box) -> MaskCrop | None:
 def _same(one: Prompts, other: Prompts) -> bool:
     boxes = [None if prompts.box is None else prompts.box.tolist() for prompts in (one, other)]
     return (
-        np.array_equal(one.points, other.points)
-        and np.array_equal(one.labels, other.labels)
-        and boxes[0] == boxes[1]
+        np.array_equal(one.points, other.points) and np.array_equal(one.labels, other.labels) and boxes[0] == boxes[1]
     )

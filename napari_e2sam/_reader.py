@@ -35,4 +35,6 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     is_photograph = stack.num_channels == 3 and np.dtype(stack.data.dtype) == np.uint8 and not stack.leading
     if is_photograph and isinstance(stack.data, np.ndarray):
         return [(np.moveaxis(stack.data, 0, -1), {"name": name, "metadata": metadata, "rgb": True}, "image")]
-    return [(stack.data, {"name": name, "metadata": metadata, "rgb": False, "axis_labels": axis_labels(stack)}, "image")]
+    return [
+        (stack.data, {"name": name, "metadata": metadata, "rgb": False, "axis_labels": axis_labels(stack)}, "image")
+    ]

@@ -42,4 +42,8 @@ def synthetic() -> list[LayerData]:
 
 
 def _layer(stack: ChannelStack, name: str) -> LayerData:
-    return stack.data, {"name": name, "metadata": {STACK_KEY: stack}, "rgb": False, "axis_labels": axis_labels(stack)}, "image"
+    return (
+        stack.data,
+        {"name": name, "metadata": {STACK_KEY: stack}, "rgb": False, "axis_labels": axis_labels(stack)},
+        "image",
+    )

@@ -18,7 +18,7 @@ __all__ = ["SessionModel", "new_session_path"]
 
 
 def new_session_path() -> Path:
-    """A name for a new session in the user's data directory (or `E2SAM_SESSION_DIR`), so that nobody has to choose one."""
+    """A name for a new session in the user's data directory, or in `E2SAM_SESSION_DIR`: nobody has to choose one."""
     folder = os.environ.get("E2SAM_SESSION_DIR") or str(Path(platformdirs.user_data_dir("e2sam")) / "sessions")
     Path(folder).mkdir(parents=True, exist_ok=True)
     stem = datetime.now().strftime("%Y-%m-%d %H.%M.%S")

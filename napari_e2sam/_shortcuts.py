@@ -52,5 +52,7 @@ def shortcut_table() -> str:
             key, text = f"{shortcut.key[:-1]}1 ... 9", shortcut.text[:-2] + "s"
         else:
             key, text = shortcut.key, shortcut.text
-        rows.append(f"<tr><td><b>{key.replace('Control', 'Ctrl').replace('-', '+')}</b>&nbsp;&nbsp;</td><td>{text}</td></tr>")
+        rows.append(
+            f"<tr><td><b>{key.replace('Control', 'Ctrl').replace('-', '+')}</b>&nbsp;&nbsp;</td><td>{text}</td></tr>"
+        )
     return "<table>" + "".join(rows) + "</table>"

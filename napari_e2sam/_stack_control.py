@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Image
 from qtpy.QtCore import QTimer
 
+from e2sam.data.alignment import ChannelShift, estimate_shifts, shifted
+from e2sam.data.content import hash_pixels
 from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.session import StackRecord
+from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError
+from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import AXIS_KEY, STACK_KEY, Scene, axis_choices, channels_first, scene_of
 from napari_e2sam._rows import ChannelRow, LayerRow
 from napari_e2sam._state import Workplace
@@ -19,6 +26,10 @@ from napari_e2sam._statistics import channel_rows, display_range
 from napari_e2sam.widgets.stack import StackPanel
 
 __all__ = ["StackControl"]
+
+_KEPT_BYTES = 1 << 28
+_BLINK_MS = 600
+_MOST_COMPARED = 24
 
 
 class StackControl:
@@ -34,6 +45,14 @@ class StackControl:
         panel.sample_asked.connect(open_sample)
         panel.plane_asked.connect(self._on_plane_asked)
         panel.done_changed.connect(self._on_done_changed)
+        panel.alignment_asked.connect(self.check_alignment)
+        panel.correction_asked.connect(self.correct_alignment)
+        panel.blink_asked.connect(self._on_blink_asked)
+        self._shifts: tuple[ChannelShift, ...] = ()
+        self._blinking = QTimer()
+        self._blinking.setInterval(_BLINK_MS)
+        self._blinking.timeout.connect(self._on_blink)
+        self._blink_turn = 0
         layers = work.viewer.layers.events
         layers.inserted.connect(self._on_inserted)
         layers.removed.connect(self._on_removed)
@@ -51,6 +70,7 @@ class StackControl:
         """Let go of the viewer."""
         self._later.stop()
         self._making.stop()
+        self._blinking.stop()
         layers = self._work.viewer.layers.events
         layers.inserted.disconnect(self._on_inserted)
         layers.removed.disconnect(self._on_removed)
@@ -106,7 +126,12 @@ class StackControl:
         layer = self._chosen[0] if self._chosen else None
         if layer is None:
             return
-        if len(self._chosen) == 1 and STACK_KEY not in layer.metadata and not layer.rgb and scene.channel_axis is not None:
+        if (
+            len(self._chosen) == 1
+            and STACK_KEY not in layer.metadata
+            and not layer.rgb
+            and scene.channel_axis is not None
+        ):
             channels_first(layer, scene.channel_axis)
         state = work.state
         state.scene, state.layer, state.rows, state.recipes = scene, layer, rows, recipes
@@ -168,6 +193,88 @@ class StackControl:
         low, high = display_range(state.rows[index])
         layer.contrast_limits_range = (low, high)
         layer.contrast_limits = (low, high)
+
+    # -- alignment -----------------------------------------------------------------------------------------------------
+
+    def check_alignment(self) -> None:
+        """Estimate how far the selected channels lie off the first of them."""
+        work, state = self._work, self._work.state
+        if state.scene is None or len(state.selection) < 1 or len(state.rows) < 2:
+            work.fail("Expected at least 2 channels to compare, got fewer: open a stack of more.")
+            return
+        stack = state.plane_of(work.session.plane)
+        reference = state.selection[0]
+        others = [index for index in state.selection if index != reference] or [
+            index for index in range(len(state.rows)) if index != reference
+        ]
+        work.say("Comparing edges of the channels", "busy")
+        work.tasks.run(
+            lambda: estimate_shifts(stack, reference, others[:_MOST_COMPARED]), self._on_shifts, work.fail, lane="align"
+        )
+
+    def _on_shifts(self, shifts: tuple[ChannelShift, ...]) -> None:
+        self._work.say("", "info")
+        self._shifts = shifts
+        off = [shift for shift in shifts if shift.is_warning]
+        unsure = [shift.name for shift in shifts if not shift.is_reliable]
+        lines = [f"{shift.name} lies {shift.distance:.1f} px off {shift.reference}." for shift in off]
+        if not off:
+            lines.append(
+                f"No channel lies more than 2 px off {shifts[0].reference}." if shifts else "Nothing to compare."
+            )
+        if unsure:
+            lines.append(f"Too unlike to tell: {', '.join(unsure[:5])}.")
+        self._panel.set_alignment(" ".join(lines), bool(off))
+
+    def correct_alignment(self) -> None:
+        """Shift the channels that lie off back onto the first one; the session remembers it."""
+        work, state = self._work, self._work.state
+        if state.scene is None:
+            return
+        session = work.session
+        before = dict(session.record.alignment)
+        added = {shift.name: (shift.dx, shift.dy) for shift in self._shifts if shift.is_warning}
+        shifts = {
+            name: tuple(
+                old + new for old, new in zip(before.get(name, (0.0, 0.0)), added.get(name, (0.0, 0.0)), strict=True)
+            )
+            for name in {*before, *added}
+        }
+        scene = replace(state.scene, stack=shifted(state.scene.stack, added))
+
+        def done(described: tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]) -> None:
+            state.scene, (state.rows, state.recipes) = scene, described
+            state.is_encoded = False
+            self._panel.set_alignment(f"Corrected: {', '.join(added)}.", False)
+            state.scene_changed.emit()
+
+        try:
+            record = session.file.set_alignment(session.place[0], shifts)
+        except E2SamError as error:
+            work.fail(str(error))
+            return
+        work.tasks.run(lambda: _described(scene.stack, record), done, work.fail)
+
+    def _on_blink_asked(self, on: bool) -> None:
+        if on and self._shifts:
+            self._blinking.start()
+        else:
+            self._blinking.stop()
+            self._work.canvas.show_blink(None)
+
+    def _on_blink(self) -> None:
+        """Show the reference channel and the one furthest off in turns."""
+        work, state = self._work, self._work.state
+        if state.scene is None:
+            return
+        worst = max(self._shifts, key=lambda shift: shift.distance)
+        self._blink_turn ^= 1
+        name = worst.name if self._blink_turn else worst.reference
+        (index,) = state.scene.stack.indices([name])
+        stack, recipe = state.plane_of(work.session.plane), state.recipes[index]
+        work.tasks.run(
+            lambda: composite_of(stack, [index], {index: recipe}, None), work.canvas.show_blink, work.fail, lane="blink"
+        )
 
     # -- panel and layers ----------------------------------------------------------------------------------------------
 
@@ -241,8 +348,39 @@ def _opened(
     """Everything about a stack that takes time; runs in a thread."""
     scene = scene_of(layers, axis)
     stack = scene.stack
-    reading = {} if layers[0].metadata.get(AXIS_KEY) is None else {"channel_axis": layers[0].metadata[AXIS_KEY]}
-    record = work.session.file.add_stack(stack, name=layers[0].name if stack.source is None else "", reading=reading)
+    if stack.source is not None:
+        found = layers[0].metadata.get(AXIS_KEY)
+        reading = {} if found is None else {"channel_axis": found}
+        record = work.session.file.add_stack(stack, reading=reading)
+    else:
+        paths = [kept] if (kept := _kept(stack, work.session.path)) is not None else []
+        reading = {"channel_axis": len(stack.leading)} if paths else {}
+        record = work.session.file.add_stack(stack, name=layers[0].name, paths=paths, reading=reading)
+    if record.alignment:
+        scene = replace(scene, stack=shifted(stack, record.alignment))
+    rows, recipes = _described(scene.stack, record)
+    return scene, record, rows, recipes
+
+
+def _described(stack: ChannelStack, record: StackRecord) -> tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]:
     middle = stack.plane(*(count // 2 for count in stack.num_planes))
     recipes = record.recipes if record.recipes is not None else fit_recipes(middle)
-    return scene, record, channel_rows(middle, [recipe.kind for recipe in recipes]), tuple(recipes)
+    return channel_rows(middle, [recipe.kind for recipe in recipes]), tuple(recipes)
+
+
+def _kept(stack: ChannelStack, session: Path) -> Path | None:
+    """Pixels that stand in no file, kept beside the session: to reopen it, and to learn from it. None if too large."""
+    size = int(np.prod(stack.data.shape, dtype=np.int64)) * np.dtype(stack.data.dtype).itemsize
+    if size > _KEPT_BYTES:
+        return None
+    path = session.with_suffix(".stacks") / f"{hash_pixels(stack).split(':')[1]}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, data=np.asarray(stack.data[...]), channels=np.array(stack.names))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path

@@ -1,7 +1,7 @@
 """Messages between the window and its engine process: one JSON head and raw arrays, over a pair of pipes.
 
-Nothing is pickled: a head is JSON, an array its bytes. Writing and reading release the interpreter's lock, so that a large
-stack crosses without a stall of the window.
+Nothing is pickled: a head is JSON, an array its bytes. Writing and reading release the interpreter's lock, so that a
+large stack crosses without a stall of the window.
 """
 
 from __future__ import annotations

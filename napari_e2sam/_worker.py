@@ -162,7 +162,9 @@ class Engine:
         job.step(0.0, "Leaving out one channel at a time")
         agreement = self._ready.leave_one_out(self._prompts(body, arrays), bool(body.get("multimask", True)))
         if not agreement:
-            raise PromptError("Expected at least 2 selected channels to leave one out, got 1: tick another in Channels.")
+            raise PromptError(
+                "Expected at least 2 selected channels to leave one out, got 1: tick another in Channels."
+            )
         return {"agreement": {str(name): float(value) for name, value in agreement.items()}}, {}
 
     def everything(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
@@ -211,6 +213,11 @@ def _stack_of(described: Mapping[str, Any], arrays: Arrays) -> ChannelStack:
     from e2sam import read_stack
 
     stack = read_stack(Path(described["source"]), channel_axis=described.get("channel_axis"))
+    if described["alignment"]:
+        from e2sam.data.alignment import shifted
+
+        named = ChannelStack(stack.data, channels, stack.source, stack.geo, stack.leading)
+        stack = shifted(named, described["alignment"])
     plane = stack.plane(*described["plane"])
     return ChannelStack(plane.data, channels, source=plane.source, geo=plane.geo)
 
@@ -270,9 +277,7 @@ def main() -> int:
 
     writing = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    api = SimpleNamespace(
-        load_model=load_model, Predictor=Predictor, segment_everything_steps=segment_everything_steps
-    )
+    api = SimpleNamespace(load_model=load_model, Predictor=Predictor, segment_everything_steps=segment_everything_steps)
     serve(Engine(api), sys.stdin.buffer, writing)
     return 0
 

@@ -138,7 +138,9 @@ def _text(row: ChannelRow, column: int) -> str | None:
 
 def _details(row: ChannelRow) -> str:
     wave = f", {row.wavelength_nm:g} nm" if row.wavelength_nm else ""
-    return f"{row.index}: {row.name}{wave}\n{row.low:.6g} to {row.high:.6g} {row.unit}\n{100 * row.invalid:.2f} % invalid"
+    return (
+        f"{row.index}: {row.name}{wave}\n{row.low:.6g} to {row.high:.6g} {row.unit}\n{100 * row.invalid:.2f} % invalid"
+    )
 
 
 class Filter(QSortFilterProxyModel):

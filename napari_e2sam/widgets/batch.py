@@ -20,7 +20,9 @@ class BatchWidget(QWidget):
         super().__init__()
         self._process: QProcess | None = None
         self.source = FileEdit(label="Stacks", mode="d", value=Path.home(), tooltip="Folder of stacks, or one stack.")
-        self.target = FileEdit(label="Masks to", mode="d", value=Path.home() / "masks", tooltip="Where masks are written.")
+        self.target = FileEdit(
+            label="Masks to", mode="d", value=Path.home() / "masks", tooltip="Where masks are written."
+        )
         self.model = LineEdit(label="Model", value="tiny", tooltip="tiny, vit_b, vit_l, vit_h, or a file.")
         self.form = Container(widgets=[self.source, self.target, self.model], labels=True)
         self.start = QPushButton("Start")

@@ -109,24 +109,30 @@ class LearningPanel(QWidget):
             self.progress.setRange(0, 0)
             self.set_result(None)
 
-    def show_step(self, step: int, total: int, loss: float, metrics: Mapping[str, float]) -> None:
+    def show_step(self, step: int, total: int, loss: float | None, metrics: Mapping[str, float]) -> None:
         """Show one step of the run."""
         self.progress.setRange(0, max(total, 1))
         self.progress.setValue(step)
         self.progress.setFormat(f"{step} of {total}")
-        self.curves.add(step, {"loss": loss, **metrics})
+        self.curves.add(step, {**({} if loss is None else {"loss": loss}), **_shown(metrics)})
 
     def set_message(self, text: str) -> None:
         """Show one line about the run."""
         self.message.setText(text)
         self.message.setVisible(bool(text))
 
-    def set_result(self, text: str | None) -> None:
-        """Show before and after, and offer the trained model; None takes both away."""
+    def set_result(self, text: str | None, can_use: bool = False) -> None:
+        """Show before and after, and offer the trained model where it is better; None takes both away."""
         self.result.setText(text or "")
         self.result.setVisible(bool(text))
-        self.use.setVisible(bool(text))
+        self.use.setVisible(can_use)
 
     def set_can_roll_back(self, can: bool) -> None:
         """Show whether there is an earlier model to go back to."""
         self.roll_back.setVisible(can)
+
+
+def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The first few figures, under names that fit above the curves."""
+    kept = {name: value for name, value in metrics.items() if name not in ("accepted", "kept_step")}
+    return {name.replace("_", " "): value for name, value in list(kept.items())[:2]}

@@ -89,7 +89,7 @@ class FakePredictor:
         return {name: 1 / len(self.channels) for name in self.channels}
 
     def leave_one_out(self, prompts: Prompts, multimask: bool = True) -> dict[str, float]:
-        return {name: 0.9 for name in self.channels} if len(self.channels) > 1 else {}
+        return dict.fromkeys(self.channels, 0.9) if len(self.channels) > 1 else {}
 
 
 def load_model(name: str, device: str = "auto") -> Any:
@@ -97,7 +97,9 @@ def load_model(name: str, device: str = "auto") -> Any:
     if name not in ("tiny", "other"):
         raise CheckpointError(f"Expected a model of tiny, other, got {name!r}.")
     return SimpleNamespace(
-        config=SimpleNamespace(architecture="fake", channels=(), image_size=64), fingerprint=f"fake-{name}", device="cpu"
+        config=SimpleNamespace(architecture="fake", channels=(), image_size=64),
+        fingerprint=f"fake-{name}",
+        device="cpu",
     )
 
 
@@ -112,7 +114,9 @@ def segment_everything_steps(predictor: FakePredictor) -> Generator[Any, None, N
 
 def fake_engine() -> Engine:
     """An engine over the fakes."""
-    api = SimpleNamespace(load_model=load_model, Predictor=FakePredictor, segment_everything_steps=segment_everything_steps)
+    api = SimpleNamespace(
+        load_model=load_model, Predictor=FakePredictor, segment_everything_steps=segment_everything_steps
+    )
 
     class FakeEngine(Engine):
         def models(self, body: Any, arrays: Any, job: Any) -> Any:

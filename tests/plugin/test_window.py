@@ -16,9 +16,7 @@ def _canvas_widget(viewer: Any) -> Any:
     from vispy.app.backends._qt import QtBaseCanvasBackend
 
     found = [
-        widget
-        for widget in QApplication.allWidgets()
-        if isinstance(widget, QtBaseCanvasBackend) and widget.isVisible()
+        widget for widget in QApplication.allWidgets() if isinstance(widget, QtBaseCanvasBackend) and widget.isVisible()
     ]
     assert len(found) == 1
     return found[0]
