@@ -1,0 +1,70 @@
+"""`e2sam evaluate`: figures of hand-made cases, and one clear line for wrong input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from e2sam.cli.main import main
+
+
+@pytest.fixture
+def square(tmp_path):
+    """A white square on black in three channels, its labels, and a band whose pixels are not judged."""
+    data = np.zeros((3, 64, 64), np.uint8)
+    data[:, 16:48, 16:48] = 255
+    labels = np.zeros((64, 64), np.uint8)
+    labels[16:48, 16:48] = 5
+    labels[2:6, 2:6] = 9
+    tifffile.imwrite(tmp_path / "square.tif", data, photometric="minisblack", metadata={"axes": "CYX"})
+    Image.fromarray(labels).save(tmp_path / "square_labels.png")
+    return tmp_path
+
+
+def called(capsys, *arguments):
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_figures_are_those_of_the_objects_that_were_asked_for(square, capsys):
+    stack, labels = square / "square.tif", square / "square_labels.png"
+    found = called(capsys, "evaluate", "clicks", stack, labels, "--limit", 3, "--min-area", 100)
+    assert found["objects"] == 1 and found["per_object"][0]["area"] == 32 * 32
+    assert found["iou"]["1"] == pytest.approx(found["per_object"][0]["iou"][0], abs=1e-4)
+    assert found["iou"]["10"] == pytest.approx(found["per_object"][0]["iou"][-1], abs=1e-4)
+    assert 1 <= found["noc"]["85"] <= 3 and found["model"] == "tiny"
+    ignoring = called(capsys, "evaluate", "clicks", stack, labels, "--limit", 1, "--ignore", 9)
+    assert ignoring["objects"] == 1
+
+
+def test_lines_for_a_person(square, capsys):
+    stack, labels = square / "square.tif", square / "square_labels.png"
+    assert main(["evaluate", "clicks", str(stack), str(labels), "--limit", "1", "--max-objects", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 objects" in printed and "IoU after clicks" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["evaluate"], "WHAT"),
+        (["evaluate", "clicks", "{stack}"], "LABELS"),
+        (["evaluate", "clicks", "{stack}", "{stack}"], "labels"),
+        (["evaluate", "clicks", "{stack}", "{labels}", "--min-area", "5000"], "5000"),
+        (["evaluate", "clicks", "{stack}", "{labels}", "--channels", "x"], "channels"),
+        (["evaluate", "semantic", "{folder}", "--ignore-index", "none"], "semantic decoder"),
+        (["evaluate", "semantic", "{folder}", "--split", "test"], "split test"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(square, capsys, arguments, wanted):
+    places = {"stack": square / "square.tif", "labels": square / "square_labels.png", "folder": square}
+    try:
+        code = main([argument.format(**places) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    error = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and len(error) == 1 and wanted.lower() in error[0].lower()
