@@ -1,0 +1,184 @@
+"""The commands `segment`, `auto` and `predict`, as a user and as a program call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from e2sam.cli.main import main
+from e2sam.data.io import read_labels
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.weights.checkpoint import save_checkpoint
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def called_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    code, out, err = call(capsys, *arguments, "--json")
+    assert (code, err) == (0, "")
+    assert out.count("\n") == 1
+    result: dict[str, Any] = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    return result
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights: what it says matters nowhere here."""
+    torch.manual_seed(0)
+    return save_checkpoint(
+        tmp_path_factory.mktemp("model") / "small.safetensors", build_model(teacher_config("vit_test")), {}
+    )
+
+
+@pytest.fixture
+def stack_path(tmp_path: Path) -> Path:
+    data = np.random.default_rng(0).integers(0, 5000, (5, 40, 56), dtype=np.uint16)
+    names = ["red", "green", "blue", "nir", "depth"]
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, data, photometric="minisblack", metadata={"axes": "CYX", "channels": names})
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_segment_writes_the_mask_that_it_describes(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    out = tmp_path / f"mask{suffix}"
+    result = called_json(
+        capsys, "segment", stack_path, "--point", "20,15", "--channels", "nir,depth", "--model", model, "--out", out
+    )
+    mask = read_labels(out)
+    assert mask.shape == (40, 56)
+    assert set(np.unique(mask)) <= {0, 1}
+    assert result["area"] == mask.sum()
+    rows, columns = np.nonzero(mask)
+    assert result["bbox"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert result["channels"] == ["nir", "depth"]
+    assert result["encoder_passes"] == 1
+    assert len(result["scores"]) == 3
+    assert result["score"] == max(result["scores"])
+    assert result["seconds"]["encode"] > 0 and result["seconds"]["predict"] > 0
+
+    # The same image again comes from the cache.
+    again = called_json(
+        capsys, "segment", stack_path, "--point", "20,15", "--channels", "nir,depth", "--model", model, "--out", out
+    )
+    assert again["encoder_passes"] == 0
+
+
+def test_segment_takes_more_prompts_and_explains(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mask.tif"
+    prompts = ("--point", "20,15", "--point", "3,4,0", "--box", "10,5,40,30")
+    result = called_json(
+        capsys,
+        *("segment", stack_path, *prompts, "--channels", "red,green,blue,nir,depth"),
+        *("--model", model, "--out", out, "--explain", "--refine"),
+    )
+    assert len(result["scores"]) == 1
+    assert set(result["channels"]) <= set(result["selected"]) == {"red", "green", "blue", "nir", "depth"}
+    assert set(result["without_channel_iou"]) == set(result["selected"])
+    code, text, _ = call(capsys, "segment", stack_path, *prompts, "--model", model, "--out", out)
+    assert code == 0
+    assert f"{out}: " in text and "predicted IoU" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--point", "57,15"), "56 x 40"),
+        (("--point", "20"), "X,Y"),
+        (("--point", "20,15,2"), "X,Y"),
+        (("--box", "1,2,3"), "X0,Y0,X1,Y1"),
+        (("--box", "30,20,10,5"), "x0 < x1"),
+        ((), "--point"),
+        (("--point", "20,15", "--channels", "red,nothing"), "nothing"),
+        (("--point", "20,15", "--channels", "red,red"), "red"),
+        (("--point", "20,15", "--channels", ""), "at least 1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    stack_path: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    out = tmp_path / "mask.tif"
+    code, text, error = call(capsys, "segment", stack_path, *arguments, "--model", model, "--out", out, "--json")
+    assert (code, text) == (2, "")
+    assert error.count("\n") == 1 and said in error
+    assert not out.exists()
+
+
+def test_a_target_that_cannot_be_written_is_refused_at_once(
+    stack_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in (tmp_path / "mask.bmp", tmp_path / "nowhere" / "mask.tif"):
+        for command in (("segment", stack_path, "--point", "5,5"), ("auto", stack_path)):
+            code, _, error = call(capsys, *command, "--model", tmp_path / "no.safetensors", "--out", out)
+            assert code == 2 and "--out" in error
+
+
+def test_auto_writes_instances(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels.tif"
+    result = called_json(
+        capsys,
+        *("auto", stack_path, "--model", model, "--out", out, "--points-per-side", "4"),
+        *("--min-quality", "0", "--min-stability", "0"),
+    )
+    labels = read_labels(out)
+    assert labels.shape == (40, 56)
+    assert result["objects"] == labels.max() > 0
+    assert result["covered"] == pytest.approx((labels > 0).mean())
+    assert result["encoder_passes"] == 1
+
+
+def test_predict_goes_through_a_folder_and_does_nothing_twice(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.tif").write_bytes(stack_path.read_bytes())
+    arguments = ("predict", tmp_path, "--model", model, "--out", tmp_path / "out", "--workers", "1")
+    arguments += ("--points-per-side", "4", "--min-quality", "0", "--min-stability", "0")
+    result = called_json(capsys, *arguments)
+    assert (result["stacks"], result["skipped"], result["failed"]) == (2, 0, 0)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["other_labels.tif", "stack_labels.tif"]
+    assert called_json(capsys, *arguments)["skipped"] == 2
+    (tmp_path / "bad.tif").write_bytes(b"no image")
+    code, out, error = call(capsys, *arguments, "--json")
+    assert code == 2
+    assert json.loads(out)["failed"] == 1
+    assert "1 of 3 stacks failed" in error and "bad.tif" in error
+    code, _, error = call(capsys, "predict", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert code == 2 and "nothing" in error
+
+
+def test_every_real_image_can_be_segmented(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """4 to 580 channels; uint8, uint16 and float32; NaN, inf and 0 as missing; with the model as it is shipped."""
+    for path in sorted(shared_data.glob("*.tif")):
+        facts = called_json(capsys, "info", path)
+        height, width = facts["shape"][-2:]
+        out = tmp_path / "mask.tif"
+        result = called_json(capsys, "segment", path, "--point", f"{width // 2},{height // 2}", "--out", out)
+        assert read_labels(out).shape == (height, width)
+        assert result["encoder_passes"] == 1
+        assert set(result["channels"]) <= {channel["name"] for channel in facts["channels"]}
