@@ -240,7 +240,7 @@ def _click_run(
         labels.append(click.label)
         clicked[int(click.y), int(click.x)] = True
         start = time.perf_counter()
-        answer = model.predict(points, labels, mask=logits, multimask=options.multimask and not ious)
+        answer = model.predict(list(points), list(labels), mask=logits, multimask=options.multimask and not ious)
         seconds += time.perf_counter() - start
         best = int(np.argmax(answer.scores))
         predicted = np.asarray(answer.masks[best])

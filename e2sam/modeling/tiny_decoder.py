@@ -84,7 +84,7 @@ class TinyDecoder(nn.Module):
         self.fine_norm = ChannelNorm(_FINE)
         self.fine_conv = nn.Conv2d(_FINE, _FINE, 3, padding=1)
         self.to_masks = nn.Conv2d(_FINE, 1 + NUM_CANDIDATES, 1)
-        self.quality = nn.Sequential(nn.Linear(c8 + c32 + 5, 96), nn.ReLU(), nn.Linear(96, 1))
+        self.quality = nn.Sequential(nn.Linear(c8 + c32 + 7, 96), nn.ReLU(), nn.Linear(96, 1))
         nn.init.constant_(self.to_masks.bias, -1.5)  # type: ignore[arg-type]
         nn.init.zeros_(self.quality[-1].weight)  # type: ignore[arg-type]
 
@@ -130,7 +130,7 @@ class TinyDecoder(nn.Module):
         fine = upsample(self.fine_up(x8)) + self.fine_dense(dense)
         fine = F.relu(self.fine_norm(_add_shared(fine, features.detail)))
         logits = self.to_masks(F.relu(self.fine_conv(fine)) + fine).float()
-        return logits, self._quality(logits, x8, x32)
+        return logits, self._quality(logits, x8, x32, cost)
 
     def _trunk(self, x8: Tensor) -> tuple[Tensor, Tensor]:
         x8 = self.block8(x8)
@@ -182,20 +182,32 @@ class TinyDecoder(nn.Module):
         maps = [_masked_max(likeness, chosen, absent=0.0) for chosen in groups]
         return torch.cat(maps, dim=1).reshape(len(clicked), 2 * heads, height, width)
 
-    def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor) -> Tensor:
-        """Predicted IoU (B, 4) from what lies under each mask and how sure its border is."""
+    def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor, cost: Tensor) -> Tensor:
+        """Predicted IoU (B, 4) from what lies under each mask, how sure it is, and the boundaries on its contour."""
         with torch.no_grad():
             soft = torch.sigmoid(logits)
             hard = (logits > 0).float()
             sure = (soft * hard).sum((2, 3)) / (torch.maximum(soft, hard).sum((2, 3)) + 1e-3)
             stable = ((logits > 1).sum((2, 3)) + 1e-3) / ((logits > -1).sum((2, 3)) + 1e-3)
             area = hard.mean((2, 3))
-            facts = torch.stack((sure, stable, area, torch.log(area + 1e-4) / 4, soft.amax((2, 3))), dim=-1)
+            facts = torch.stack(
+                (sure, stable, area, torch.log(area + 1e-4) / 4, soft.amax((2, 3)), *_contour(hard, cost)), dim=-1
+            )
             weights = F.avg_pool2d(soft, 2).flatten(2)
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-3)
         under = weights @ x8.float().flatten(2).transpose(1, 2)
         whole = summary.float()[:, None].expand(-1, logits.shape[1], -1)
         return torch.sigmoid(self.quality(torch.cat((under, whole, facts), dim=-1))[..., 0].float())
+
+
+def _contour(hard: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cost (B, M) of the steps that cross the contours of masks (B, M, H, W), and of those within them."""
+    right, down = cost[:, :1, :, :-1], cost[:, 1:, :-1, :]
+    crossing = right * (hard[..., :-1] - hard[..., 1:]).abs(), down * (hard[..., :-1, :] - hard[..., 1:, :]).abs()
+    length = (crossing[0] > 0).sum((2, 3)) + (crossing[1] > 0).sum((2, 3))
+    on_contour = (crossing[0].sum((2, 3)) + crossing[1].sum((2, 3))) / (length + 1)
+    within = (right * hard[..., :-1] * hard[..., 1:]).sum((2, 3)) / (hard.sum((2, 3)) + 1)
+    return on_contour, within
 
 
 def _add_shared(x: Tensor, shared: Tensor) -> Tensor:

@@ -57,8 +57,9 @@ class TinyConfig:
         `held_out.npz` of the same, for validation.
     steps
         Length of the run and of its cosine schedule.
-    scenes, objects, side
-        Scenes in a step, objects of each, and side of the crops in pixels, a multiple of 32.
+    scenes, objects, sides
+        Scenes in a step, objects of each, and sides of the crops in pixels, multiples of 32: each step draws one, and
+        takes fewer scenes where they are larger than the first.
     scene_side
         Height and width of the scenes that crops are taken from, pixels.
     fresh, capacity
@@ -79,7 +80,7 @@ class TinyConfig:
     steps: int = 3000
     scenes: int = 8
     objects: int = 4
-    side: int = 256
+    sides: tuple[int, ...] = (192,)
     scene_side: int = SCENE_SIDE
     fresh: int = 3
     capacity: int = 1000
@@ -92,6 +93,11 @@ class TinyConfig:
     validate_every: int = 250
     workers: int = 1
     cores: tuple[int, ...] = ()
+
+    def draw_shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Scenes, objects and side of a step."""
+        side = int(rng.choice(self.sides))
+        return max(1, round(self.scenes * (self.sides[0] / side) ** 1.4)), self.objects, side
 
     def source(self) -> SourceSettings:
         """Settings of the scenes."""
@@ -223,7 +229,7 @@ def train_tiny(config: TinyConfig, is_resumed: bool = False) -> Iterator[TrainSt
             rng = np.random.default_rng((config.seed, run.state.step))
             waited = time.monotonic()
             scenes = source.advance()
-            batch = make_batch(rng, scenes, (config.scenes, config.objects, config.side), config.smallest)
+            batch = make_batch(rng, scenes, config.draw_shape(rng), config.smallest)
             waited = time.monotonic() - waited
             loss = run.learn(batch, rng)
             run.state.seconds = time.monotonic() - start
@@ -257,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     parser.add_argument("--cores", type=int, nargs="*", default=[], help="cores of the process that composes scenes")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--sides", type=int, nargs="+", default=[192], help="sides of the crops, pixels")
     parser.add_argument("--workers", type=int, default=1, help="processes that compose scenes")
     defaults = TinyConfig(Path())
     for name in (
@@ -264,7 +271,6 @@ def _parser() -> argparse.ArgumentParser:
         "steps",
         "scenes",
         "objects",
-        "side",
         "scene_side",
         "fresh",
         "capacity",
@@ -282,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(_parser().parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     is_resumed = options.pop("resume")
-    config = TinyConfig(**{**options, "cores": tuple(options["cores"])})
+    config = TinyConfig(**{**options, "cores": tuple(options["cores"]), "sides": tuple(options["sides"])})
     for step in train_tiny(config, is_resumed):
         if step.step % 20 == 0 or "held_out_first" in step.metrics:
             figures = " ".join(f"{name} {value:.3f}" for name, value in step.metrics.items())

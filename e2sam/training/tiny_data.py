@@ -200,11 +200,12 @@ def _crop(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """A square of the scene, turned and resized to `side`."""
     whole = labels.shape[0]
-    taken = int(rng.integers(int(min(0.7 * side, 0.8 * whole)), min(whole, int(1.3 * side)) + 1))
+    low, high = min(0.7 * side, 0.8 * whole), min(float(whole), 2.7 * side)
+    taken = int(np.exp(rng.uniform(np.log(low), np.log(high))))
     top, left = (int(rng.integers(whole - taken + 1)) for _ in range(2))
     image = torch.from_numpy(planes[:, top : top + taken, left : left + taken].astype(np.float32))[None]
     part = labels[top : top + taken, left : left + taken]
-    image = F.interpolate(image, (side, side), mode="bilinear", align_corners=False)[0]
+    image = F.interpolate(image, (side, side), mode="bilinear", align_corners=False, antialias=taken > 1.4 * side)[0]
     nearest = ((np.arange(side) + 0.5) * taken / side).astype(np.int64)
     part = part[nearest[:, None], nearest[None, :]]
     array = image.numpy()

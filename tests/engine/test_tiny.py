@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.modeling.e2sam import E2SAM, PromptTensors
+from e2sam.modeling.tiny import TinyDecoder, TinyEncoder
+from e2sam.modeling.tiny_prompts import dense_maps, prompt_geometry
+
+
+@pytest.fixture(scope="module")
+def model() -> E2SAM:
+    torch.manual_seed(0)
+    return build_model(teacher_config("tiny")).eval()
+
+
+def prompts_of(rows: list[list[tuple[float, float, int]]], logits: torch.Tensor | None = None) -> PromptTensors:
+    table = torch.tensor(rows)
+    return PromptTensors(table[..., :2].float(), table[..., 2].long(), logits)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (128, 32)])
+def test_shapes_follow_the_frame(model: E2SAM, size: tuple[int, int]) -> None:
+    with torch.inference_mode():
+        embedding = model.encode(torch.randn(2, 3, *size))
+        assert embedding.shape == (2, 256, size[0] // 8, size[1] // 8)
+        prompts = prompts_of([[(10, 20, 1), (5, 5, -1)], [(10, 20, 1), (3, 9, 0)]])
+        logits, iou = model.decode(embedding, prompts, True)
+        assert logits.shape == (2, 3, size[0] // 4, size[1] // 4) and iou.shape == (2, 3)
+        single, quality = model.decode(embedding, prompts, False)
+        assert single.shape[1] == 1 and quality.shape == (2, 1)
+        assert logits.isfinite().all() and iou.min() >= 0 and iou.max() <= 1
+
+
+def test_prompts_of_one_image_equal_one_by_one(model: E2SAM) -> None:
+    with torch.inference_mode():
+        embedding = model.encode(torch.randn(1, 3, 64, 64))
+        rows = [
+            [(10.0, 20.0, 1), (40.0, 5.0, 0), (0.0, 0.0, -1)],
+            [(4.0, 4.0, 2), (50.0, 40.0, 3), (20.0, 20.0, 1)],
+            [(60.0, 60.0, 1), (0.0, 0.0, -1), (0.0, 0.0, -1)],
+        ]
+        previous = torch.randn(3, 1, 16, 16)
+        together, quality = model.decode(embedding, prompts_of(rows, previous), True)
+        for index, row in enumerate(rows):
+            alone, alone_quality = model.decode(embedding, prompts_of([row], previous[index : index + 1]), True)
+            assert torch.allclose(alone[0], together[index], atol=1e-4)
+            assert torch.allclose(alone_quality[0], quality[index], atol=1e-4)
+
+
+def test_several_images_at_once_equal_one_by_one(model: E2SAM) -> None:
+    with torch.inference_mode():
+        embeddings = model.encode(torch.randn(2, 3, 64, 64))
+        rows = [[(10.0, 20.0, 1)], [(30.0, 8.0, 1)], [(50.0, 50.0, 1)], [(9.0, 9.0, 0)]]
+        together, _ = model.decode(embeddings, prompts_of(rows), True)
+        for image in range(2):
+            alone, _ = model.decode(embeddings[image : image + 1], prompts_of(rows[2 * image : 2 * image + 2]), True)
+            assert torch.allclose(alone, together[2 * image : 2 * image + 2], atol=1e-4)
+
+
+def test_padding_points_change_nothing(model: E2SAM) -> None:
+    with torch.inference_mode():
+        embedding = model.encode(torch.randn(1, 3, 64, 64))
+        bare, _ = model.decode(embedding, prompts_of([[(10.0, 20.0, 1)]]), True)
+        padded, _ = model.decode(embedding, prompts_of([[(10.0, 20.0, 1), (33.0, 5.0, -1)]]), True)
+        other, _ = model.decode(embedding, prompts_of([[(10.0, 20.0, 1), (33.0, 5.0, 0)]]), True)
+    assert torch.allclose(bare, padded, atol=1e-5)
+    assert not torch.allclose(bare, other, atol=1e-3)
+
+
+def test_first_layer_is_linear_and_detail_starts_with_the_planes() -> None:
+    encoder = TinyEncoder(3)
+    a, b = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        zero = encoder.input_conv(torch.zeros_like(a))
+        together = encoder.input_conv(a + b) - zero
+        assert torch.allclose(together, encoder.input_conv(a) + encoder.input_conv(b) - 2 * zero, atol=1e-5)
+    assert encoder.input_conv.padding_mode == "zeros"
+    assert encoder.detail_input.weight[1, 1] == 1.0
+
+
+@pytest.mark.parametrize("planes", [1, 2, 4, 5, 13, 16])
+def test_encoder_takes_any_number_of_planes(planes: int) -> None:
+    with torch.inference_mode():
+        assert TinyEncoder(planes)(torch.randn(1, planes, 32, 64)).shape == (1, 256, 4, 8)
+
+
+def test_dense_maps_mark_clicks_boxes_and_walls() -> None:
+    right, down = torch.full((1, 16, 15), 0.02), torch.full((1, 15, 16), 0.02)
+    right[0, :, 7] = 1.0
+    # Pixel (14, 30) of the frame is position (3, 7) of the grid.
+    geometry = prompt_geometry(prompts_of([[(14.0, 30.0, 1), (5.0, 9.0, 2), (31.0, 55.0, 3)]]), (16, 16))
+    maps = dense_maps(geometry, right, down)[0]
+    assert divmod(int(maps[0].argmax()), 16) == (7, 3) and maps[0].max() == pytest.approx(1)
+    assert maps[2].abs().max() == 0
+    assert maps[4].sum() == maps[4, 2:14, 1:8].sum() == 12 * 7
+    near = maps[7]
+    assert near[7, 3] == 1 and near[:, :8].min() > 0.5 and near[:, 8:].max() < 0.45
+
+
+def test_gradients_reach_every_weight() -> None:
+    torch.manual_seed(0)
+    encoder, decoder = TinyEncoder(3), TinyDecoder()
+    # The quality head starts at zero, which stops gradients before it.
+    torch.nn.init.normal_(decoder.quality[-1].weight)
+    features = decoder.features(encoder(torch.randn(1, 3, 64, 64)))
+    prompts = prompts_of(
+        [[(10.0, 20.0, 1), (40.0, 5.0, 0)], [(4.0, 4.0, 2), (50.0, 40.0, 3)]], torch.randn(2, 1, 16, 16)
+    )
+    logits, quality = decoder.decode(features, prompts)
+    (logits.square().mean() + quality.sum() + features.boundaries.square().mean()).backward()
+    for module in (encoder, decoder):
+        for name, weight in module.named_parameters():
+            assert weight.grad is not None and weight.grad.isfinite().all(), name
+
+
+def test_shipped_weights_segment_a_disk() -> None:
+    from e2sam.weights.zoo import load_model
+
+    path = Path(__file__).parents[2] / "e2sam" / "weights" / "tiny.safetensors"
+    assert path.stat().st_size < 25e6
+    shipped = load_model("tiny", device="cpu")
+    y, x = np.mgrid[:128, :128] + 0.5
+    truth = np.hypot(y - 70, x - 60) < 26
+    planes = np.where(truth, np.array([200.0, 60, 40])[:, None, None], np.array([60.0, 110, 90])[:, None, None])
+    noisy = planes + np.random.default_rng(0).normal(0, 6, planes.shape)
+    with torch.inference_mode():
+        pixels = shipped.prepare(torch.from_numpy(noisy.astype(np.float32))[None], (128, 128))
+        logits, scores = shipped.decode(shipped.embed(shipped.encode(pixels)), prompts_of([[(60.0, 70.0, 1)]]), True)
+    best = logits[:, int(scores[0].argmax())][:, None].float()
+    mask = torch.nn.functional.interpolate(best, (128, 128), mode="bilinear")[0, 0].numpy() > 0
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.85

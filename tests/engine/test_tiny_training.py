@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from e2sam.training.tiny import TinyConfig, train_tiny
+from e2sam.training.tiny_data import first_prompts, make_batch, pack_scene
+from e2sam.training.tiny_loss import mask_loss
+from e2sam.weights.checkpoint import load_checkpoint
+
+SMALL = {"steps": 4, "scenes": 2, "objects": 2, "sides": (64,), "scene_side": 96, "fresh": 2, "capacity": 4}
+
+
+def test_batch_asks_for_visible_objects_of_enough_pixels() -> None:
+    scenes = [pack_scene(0, index, None, 96) for index in range(3)]
+    batch = make_batch(np.random.default_rng(0), scenes, (3, 2, 64), 30)
+    assert batch.pixels.shape == (3, 3, 64, 64) and batch.pixels.max() > 1
+    assert batch.masks.shape == (6, 64, 64) and (batch.masks.sum((1, 2)) >= 30).all()
+    assert batch.boundaries.shape == batch.judged.shape == (3, 2, 16, 16)
+    points, labels = first_prompts(np.random.default_rng(0), batch.masks)
+    for mask, row, kinds in zip(batch.masks, points.numpy(), labels.numpy(), strict=True):
+        assert (kinds >= 0).any()
+        if kinds[0] == 1:
+            assert mask[int(row[0, 1]), int(row[0, 0])]
+        if kinds[1] == 2:
+            assert row[1, 0] < row[2, 0] and row[1, 1] < row[2, 1]
+
+
+def test_mask_loss_prefers_the_right_mask() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 2:6, 2:6] = 1
+    good, bad = (target * 2 - 1) * 9, (1 - target * 2) * 9
+    losses = mask_loss(torch.cat((good, bad), 1), target)
+    assert losses[0, 0] < 0.01 and losses[0, 1] > 2
+
+
+def test_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
+    whole = TinyConfig(tmp_path / "whole", **SMALL, device="cpu", validate_every=2)
+    lines = [step.loss for step in train_tiny(whole)]
+    broken = TinyConfig(tmp_path / "broken", **SMALL, device="cpu", validate_every=2)
+    first = []
+    for step in train_tiny(broken):
+        first.append(step.loss)
+        if step.step == 2:
+            break
+    second = [step.loss for step in train_tiny(broken, is_resumed=True)]
+    assert first + second == lines
+    one, other = (load_checkpoint(path / "tiny.safetensors", "cpu") for path in (whole.out, broken.out))
+    for name, weight in one.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
+    log = [json.loads(line) for line in (whole.out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3, 4] and "held_out_first" in log[-1]
+    assert (whole.out / "best.safetensors").exists()
