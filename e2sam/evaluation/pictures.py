@@ -59,7 +59,8 @@ def picture_of(stack: ChannelStack, longest: int = 1024) -> Picture:
     block = stack.read(channels=indices, step=step)
     planes = apply_recipes(block, stack.valid_of(block, indices), [recipes[index] for index in indices])
     shown = [planes[min(plane, len(planes) - 1)] for plane in range(3)]
-    return (np.stack(shown, axis=-1) * 255).astype(np.uint8)
+    picture: Picture = (np.stack(shown, axis=-1) * 255).astype(np.uint8)
+    return picture
 
 
 def draw_masks(
@@ -117,8 +118,8 @@ def class_colours(count: int) -> Picture:
     hue = (np.arange(count) * 0.61803399) % 1.0
     value = np.where(np.arange(count) % 2 == 0, 0.95, 0.7)
     ramps = np.abs((hue[:, None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
-    colours = value[:, None] * (1 - 0.75 * (1 - np.clip(ramps, 0, 1)))
-    return (colours * 255).astype(np.uint8)
+    colours = 255 * value[:, None] * (1 - 0.75 * (1 - np.clip(ramps, 0, 1)))
+    return np.asarray(colours, np.uint8)
 
 
 def colour_classes(labels: NDArray[np.integer], values: Sequence[int]) -> Picture:

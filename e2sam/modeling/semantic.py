@@ -33,6 +33,8 @@ class DetailDecoder(nn.Module):
         Channels inside the decoder, a multiple of 8.
     """
 
+    plane_mean: Tensor
+    plane_std: Tensor
     out_stride = 4
 
     def __init__(self, num_planes: int, num_classes: int, stride: int, width: int = 64) -> None:

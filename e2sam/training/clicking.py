@@ -164,7 +164,7 @@ def _decode(
 def _iou(masks: NDArray[np.bool_], truth: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     shared = (masks & truth & inside).sum((1, 2))
     union = ((masks | truth) & inside).sum((1, 2))
-    return (shared / np.maximum(union, 1)).astype(np.float32)
+    return np.asarray(shared / np.maximum(union, 1), np.float32)
 
 
 def _hard(target: NDArray[np.floating]) -> NDArray[np.bool_]:

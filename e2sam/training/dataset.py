@@ -175,7 +175,7 @@ def windows_of(scenes: Sequence[LabelledScene], config: ModelConfig) -> list[Tra
         for window, objects in _by_window(scene, config).items():
             frame = Frame.of((window[3] - window[1], window[2] - window[0]), config)
             targets = np.stack([coverage_on_logits(labelled.mask, window, frame) for labelled in objects])
-            corner = np.float32(window[:2])
+            corner = np.array(window[:2], np.float32)
             prompts = tuple(
                 replace(
                     labelled.prompts,
@@ -216,7 +216,7 @@ def _overlaps(start: int, stop: int, count: int, extent: int, length: int, frame
     low = np.arange(count)[:, None] * side
     pixels = np.arange(start, stop)[None]
     shared = np.minimum(low + side, pixels + 1) - np.maximum(low, pixels)
-    return (np.clip(shared, 0, None) / side).astype(np.float32)
+    return np.asarray(np.clip(shared, 0, None) / side, np.float32)
 
 
 def _inside(frame: Frame) -> NDArray[np.bool_]:

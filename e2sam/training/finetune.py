@@ -35,9 +35,17 @@ class Figures(Protocol):
 class Head(Protocol):
     """What fine-tuning needs to know of a head; made once for the model and once for its twin."""
 
-    steps: int
-    batch_size: int
     base: E2SAM
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step."""
+        ...
 
     def task(self, save_as: Callable[[Path, E2SAM, Outcome], None], identity: Mapping[str, Any]) -> TrainingTask:
         """The task to train."""

@@ -98,7 +98,8 @@ def compare_clicks(before: ClickFigures, after: ClickFigures) -> dict[str, Any]:
     """
     score, clicks = after.scores - before.scores, after.noc() - before.noc()
     clicks_interval = _interval(clicks)
-    significantly_worse = len(clicks) > 1 and clicks_interval[0] > 0
+    low = clicks_interval[0]
+    significantly_worse = low is not None and low > 0
     return {
         "score": _mean(score),
         "score_interval": _interval(score),

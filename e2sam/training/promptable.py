@@ -136,12 +136,14 @@ class ClickModule(nn.Module):
         moved = moved - F.binary_cross_entropy(old, old, reduction="none")
         scale = 4 * old.mean((2, 3)) + 1e-2
         each = moved.mean((2, 3)) / scale + (quality.float() - replay["quality"]).square()
-        return (each.mean(1) * replay["weights"]).mean()
+        weighted: Tensor = each.mean(1) * replay["weights"]
+        return weighted.mean()
 
     def _distance(self) -> Tensor:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         start = [getattr(self, f"start{index}") for index in range(len(trained))]
-        return torch.stack([(now - old).square().sum() for now, old in zip(trained, start, strict=True)]).sum()
+        moved = [(now - old).square().sum() for now, old in zip(trained, start, strict=True)]
+        return torch.stack(moved).sum()
 
 
 def _mask_loss(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:

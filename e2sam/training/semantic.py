@@ -353,7 +353,7 @@ class SemanticTask:
         for number, (index, tile) in enumerate(tiles.tiles):
             with torch.no_grad():
                 sample = tiles.sample(index, tile) if self._encodes else tiles.encoded(number)
-                moved = {
+                moved: dict[str, Any] = {
                     name: value.to(model.device) if isinstance(value, Tensor) else value
                     for name, value in sample.items()
                 }
