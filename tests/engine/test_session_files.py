@@ -93,6 +93,18 @@ class TestTwoOpeners:
                 assert not writer.is_read_only
             with pytest.raises(SessionError, match="read-only"):
                 reader.set_view({})
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.e2sam"], "nothing is left beside it"
+
+
+    def test_a_folder_that_cannot_be_written_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with begin(tmp_path / "a.e2sam") as session:
+            session.accept(1, (), new_object(0, 0))
+        monkeypatch.setattr("os.access", lambda path, mode: False)
+        with Session.open(tmp_path / "a.e2sam") as session:
+            assert session.is_read_only
+            assert "cannot be written here" in session.message
+            assert len(session.objects()) == 1
+            assert [entry.name for entry in tmp_path.iterdir()] == ["a.e2sam"]
 
 
 class TestDamage:
@@ -102,7 +114,7 @@ class TestDamage:
             Session.open(path)
         assert "\n" not in str(caught.value)
         assert path.read_bytes() == before, "the file is untouched"
-        assert not path.with_name(path.name + ".lock").exists()
+        assert [entry.name for entry in path.parent.iterdir()] == [path.name], "nothing is left beside it"
         # Nothing keeps it locked either.
         with pytest.raises(SessionError, match=message):
             Session.open(path)

@@ -109,6 +109,7 @@ class Lines:
         return self._ready.pop(0)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the preloaded server forks")
 def test_two_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     chance = random.Random(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import threading
@@ -19,12 +18,10 @@ from e2sam.data.session.encoding import conditions_from_bytes, decode_object, pa
 from e2sam.data.session.journal import Delta, Edit, Journal, translated
 from e2sam.data.session.lock import WriterLock
 from e2sam.data.session.records import Change, Conditions, Draft, ObjectRecord, Plane, Region, StackRecord
-from e2sam.data.session.schema import DOCUMENT, check_file, connect, create_file
+from e2sam.data.session.schema import DOCUMENT, check_file, connect, create_file, remove_log
 from e2sam.errors import SessionError
 
 __all__ = ["SessionCore"]
-
-_logger = logging.getLogger(__name__)
 
 _KEPT_ACTIONS = 1000
 _MASK_BYTES = 64 << 20
@@ -113,6 +110,8 @@ class SessionCore:
             if self._is_open:
                 self._is_open = False
                 self._journal.close()
+                if self.is_read_only and os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+                    remove_log(self.path)
                 _release(self._lock)
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import tempfile
@@ -14,7 +15,9 @@ from pathlib import Path
 from e2sam._version import __version__
 from e2sam.errors import SessionError
 
-__all__ = ["DOCUMENT", "FORMAT", "check_file", "connect", "create_file", "now"]
+__all__ = ["DOCUMENT", "FORMAT", "check_file", "connect", "create_file", "now", "remove_log"]
+
+_logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the file format, SQLite's `user_version`."""
@@ -102,6 +105,9 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
     power cut.
     """
     uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "?mode=rw")
+    if read_only and not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
+        # SQLite cannot keep its reader's marks there, and nobody can write either.
+        uri += "&immutable=1"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         if not read_only:
@@ -156,6 +162,28 @@ def check_file(path: Path) -> None:
         If it is not a session, is damaged or cut short, or was written by a newer version.
     """
     _check_header(path)
+    log = Path(f"{path}-wal")
+    had_log = log.exists()
+    try:
+        _check_content(path)
+    except SessionError:
+        # Looking at a file leaves an empty log beside it; a refused one is left as it was found.
+        if not had_log and log.exists() and log.stat().st_size == 0:
+            log.unlink(missing_ok=True)
+            Path(f"{path}-shm").unlink(missing_ok=True)
+        raise
+
+
+def remove_log(path: Path) -> None:
+    """After reading only: let SQLite remove the empty log, unless somebody else has the session open."""
+    try:
+        with closing(connect(path, read_only=False)) as connection:
+            connection.execute("SELECT count(*) FROM meta").fetchone()
+    except sqlite3.Error as error:
+        _logger.debug("%s-wal stays: %s", path, error)
+
+
+def _check_content(path: Path) -> None:
     try:
         with closing(connect(path, read_only=True)) as connection:
             application = connection.execute("PRAGMA application_id").fetchone()[0]
