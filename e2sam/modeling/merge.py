@@ -74,6 +74,8 @@ class GatedMerge(nn.Module):
     descriptors: Tensor
     order: Tensor
     canonical: Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, num_channels: int, embedding_stride: int, logits_stride: int) -> None:
         super().__init__()
@@ -89,6 +91,9 @@ class GatedMerge(nn.Module):
         self.register_buffer("descriptors", torch.zeros(num_channels, len(_KINDS) + 1 + 2 * _NUM_WAVES))
         self.register_buffer("order", torch.arange(num_channels))
         self.register_buffer("canonical", torch.full((_SLOTS, num_channels), 1 / num_channels))
+        # Of the teacher's channels: some vary a hundred times more than others.
+        self.register_buffer("mean", torch.zeros(EMBEDDING_CHANNELS))
+        self.register_buffer("deviation", torch.ones(EMBEDDING_CHANNELS))
         self.learned = nn.Parameter(0.02 * torch.randn(num_channels, _LEARNED))
         described = self.rank + len(_KINDS) + 1 + 2 * _NUM_WAVES + _LEARNED + 2
         self.describe = nn.Sequential(nn.Linear(described, _CODE), nn.GELU(), nn.Linear(_CODE, _CODE))
@@ -131,6 +136,11 @@ class GatedMerge(nn.Module):
             self.sketch.copy_(basis.T)
             self.loadings.copy_(basis)
 
+    def set_statistics(self, mean: Tensor, deviation: Tensor) -> None:
+        """Tell mean and standard deviation (256,) of the teacher's embedding, in whose units the module works."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
     def collect(self, features: Tensor, pixels: Tensor) -> Tensor:
         """Features (B, 256, h, w) with the sketch of the prepared pixels (B, N + 1, H, W) behind them."""
         planes = F.avg_pool2d(pixels[:, :-1].to(features.dtype), self.logits_stride)
@@ -139,8 +149,8 @@ class GatedMerge(nn.Module):
 
     def forward(self, features: Tensor, selection: Sequence[int]) -> Tensor:
         """Embedding (B, 256, h, w) of a selection."""
-        embedding: Tensor = features[:, :EMBEDDING_CHANNELS] + self.readout(self.basis(features, selection))
-        return embedding
+        change = self.deviation[:, None, None] * self.readout(self.basis(features, selection))
+        return features[:, :EMBEDDING_CHANNELS] + change
 
     def weights(self, features: Tensor, selection: Sequence[int]) -> Tensor:
         """(B, len(selection), h, w) in [0, 1], summing to 1: share of each selected channel in the gated channels."""
@@ -153,16 +163,19 @@ class GatedMerge(nn.Module):
         """(B, 192 + 3 cells, h, w): what the last, linear layer reads."""
         chosen, _ = self._ordered(selection)
         gates, code = self._gates(features, chosen)
-        embedding = features[:, :EMBEDDING_CHANNELS]
         sketch = features[:, EMBEDDING_CHANNELS:].unflatten(1, (self.rank, self.ratio**2))
         mixture = torch.einsum("bjshw,sk->bjkhw", gates, self.loadings[chosen].to(gates.dtype))
         gated = torch.einsum("bjkhw,bkchw->bjchw", mixture, sketch).flatten(1, 2)
         usual = torch.einsum("jk,bkchw->bjchw", (self.canonical @ self.loadings).to(sketch.dtype), sketch)
         change = 2 * (gated - usual.flatten(1, 2))
-        normed = F.layer_norm(embedding.permute(0, 2, 3, 1), (EMBEDDING_CHANNELS,)).permute(0, 3, 1, 2)
+        normed = self._standardized(features)
         hidden = self.spread(self.widen(torch.cat((normed, 2 * gated - 1, change), dim=1)))
         scale, shift = self.modulate(code).chunk(2, dim=1)
         return torch.cat((F.gelu(hidden * (1 + scale) + shift), change), dim=1)
+
+    def _standardized(self, features: Tensor) -> Tensor:
+        embedding = features[:, :EMBEDDING_CHANNELS]
+        return ((embedding - self.mean[:, None, None]) / self.deviation[:, None, None]).to(features.dtype)
 
     def _ordered(self, selection: Sequence[int]) -> tuple[list[int], list[int]]:
         """The selection in canonical order, and where in the given one each of its channels stood."""
@@ -184,7 +197,8 @@ class GatedMerge(nn.Module):
         parts = (self.loadings[index], self.descriptors[index], self.learned[index], standing, shared)
         codes = self.describe(torch.cat(parts, dim=1))
         keys = self.key(codes).unflatten(1, (_SLOTS, _KEY))
-        queries = self.query(features).unflatten(1, (_SLOTS, _KEY))
+        sketch = features[:, EMBEDDING_CHANNELS:]
+        queries = self.query(torch.cat((self._standardized(features), sketch), dim=1)).unflatten(1, (_SLOTS, _KEY))
         logits = torch.einsum("bjdhw,sjd->bjshw", queries, keys.to(queries.dtype)) / math.sqrt(_KEY)
         logits = logits.float() + _slot_prior(count).to(device)[None, :, :, None, None]
         gates = torch.softmax(logits, dim=2)

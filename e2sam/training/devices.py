@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from e2sam.errors import TrainingError
 from e2sam.training.task import LoopSettings
 
-__all__ = ["connect", "is_out_of_memory"]
+__all__ = ["connect", "is_first_process", "is_out_of_memory"]
 
 
 def connect(settings: LoopSettings) -> Any:
@@ -49,6 +49,12 @@ def connect(settings: LoopSettings) -> Any:
             f"Expected a batch size that {fabric.world_size} devices can share, got {settings.batch_size}."
         )
     return fabric
+
+
+def is_first_process() -> bool:
+    """Whether this process writes and reports: the only one, or the first of several."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
 
 
 def _precision(settings: LoopSettings) -> str:

@@ -22,6 +22,7 @@ from e2sam.errors import ChannelError, TrainingError
 from e2sam.modeling.channel_selector import ChannelSelector, view_matrix
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.inflation import build_student, canonical_order
+from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.agreement import AgreementProbe
 from e2sam.training.config import TrainStep
 from e2sam.training.inheritance import InheritTask, Lessons, Rates
@@ -75,7 +76,7 @@ class InheritConfig:
     seed, ema_decay, warmup_share, clip_norm, validate_every, checkpoint_every, patience, keep, resume
         As in `LoopSettings`.
     accelerator, devices, num_nodes, strategy, precision
-        Lightning Fabric's own.
+        Lightning Fabric's own; precision "auto" is bfloat16 where the device is made for it.
     """
 
     out: Path
@@ -153,6 +154,9 @@ class InheritConfig:
     def loop(self) -> LoopSettings:
         """Settings of the training loop."""
         shared = {name: getattr(self, name) for name in LoopSettings.__dataclass_fields__ if hasattr(self, name)}
+        cpu = self.accelerator == "cpu" or (self.accelerator == "auto" and not torch.cuda.is_available())
+        if self.precision == "auto" and cpu and fastest_dtype(torch.device("cpu")) == torch.bfloat16:
+            shared["precision"] = "bf16-mixed"
         return LoopSettings(**shared)
 
     def to_json(self) -> dict[str, Any]:

@@ -33,6 +33,8 @@ __all__ = ["InheritModule", "InheritTask", "Lessons", "Rates"]
 # Tiles from which the variance of the teacher's channels, and the first readout, are taken.
 _FIRST_TILES = 12
 _WHOLE_SELECTION_SHARE = 0.5
+# How often a larger selection, which no teacher can see, is held near the canonical embedding.
+_ANCHORED = 0.3
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Lessons:
         Share of the steps, at the end, that answer prompts too; 0 = features only.
     prompts
         First clicks a tile.
+    prompted_share
+        Share of the samples of such a step that are asked.
     prompt_weight
         Weight of the loss on masks.
     dropout
@@ -74,6 +78,7 @@ class Lessons:
     loss: str = "pairwise"
     prompt_share: float = 0.5
     prompts: int = 6
+    prompted_share: float = 0.5
     prompt_weight: float = 1.0
     dropout: float = 0.5
 
@@ -100,19 +105,19 @@ class InheritModule(nn.Module):
         """Mean loss over the samples."""
         features = self.student.encode(batch["pixels"])
         samples = range(len(features))
-        with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            parts = {"features": torch.stack([self._features(features, batch, i) for i in samples]).mean()}
-            if progress >= 1 - self.lessons.prompt_share:
-                answers = [self._prompts(features, batch, i) for i in samples]
-                parts["prompts"] = self.lessons.prompt_weight * torch.stack(answers).mean()
+        parts = {"features": torch.stack([self._features(features, batch, i) for i in samples]).mean()}
+        if progress >= 1 - self.lessons.prompt_share:
+            answers = [self._prompts(features, batch, i) for i in samples if batch["is_prompted"][i]]
+            if answers:
+                share = len(answers) / len(features)
+                parts["prompts"] = self.lessons.prompt_weight * share * torch.stack(answers).mean()
         loss = torch.stack(list(parts.values())).sum()
         return loss, {name: value.detach() for name, value in parts.items()}
 
     def _features(self, features: Tensor, batch: Mapping[str, Any], index: int) -> Tensor:
         losses = []
         for selection, target in zip(batch["selections"][index], batch["targets"][index], strict=True):
-            embedding = self.student.embed(features[index : index + 1], selection)
+            embedding = self.student.embed(features[index : index + 1], selection).float()
             if self.lessons.loss == "mmd":
                 losses.append(maximum_mean_discrepancy(embedding, target[None]))
             else:
@@ -126,7 +131,7 @@ class InheritModule(nn.Module):
             selection = batch["present"][index]
         else:
             views = views[:1]
-        embedding = self.student.embed(features[index : index + 1], selection)
+        embedding = self.student.embed(features[index : index + 1], selection).float()
         return prompt_loss(self.student, embedding, views, batch["points"][index], batch["inside"][index])
 
 
@@ -186,6 +191,7 @@ class InheritTask:
         self._seed = seed
         self._provenance = dict(provenance)
         self._fills = np.array([recipe.fill for recipe in student.config.recipes], np.float32)
+        self._canonical = tuple(canonical)
         self._selections = [self._draw_selections(index, tuple(canonical)) for index in range(len(self._tiles))]
         self._lora = _adapt(student, lora_rank) if tune == "lora" else []
 
@@ -212,18 +218,22 @@ class InheritTask:
                 self._views.embed(self._reader.read(self._tiles[index]).planes, self._selections[index])
                 yield f"Teacher views: {done} of {len(mine)} tiles."
         self._probe.prepare(self._seed)
-        self.module.variance.copy_(self._variance())
+        mean, variance = self._statistics()
+        self.module.variance.copy_(variance)
+        if isinstance(self._student.merge, GatedMerge):
+            self._student.merge.set_statistics(mean, variance.sqrt())
 
-    def _variance(self) -> Tensor:
-        """(256,) variance of the teacher's channels over the first tiles."""
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """(256,) mean and variance of the teacher's channels over the first tiles."""
         tokens = []
         for index in range(min(_FIRST_TILES, len(self._tiles))):
             selections = self._selections[index][:1] or [self._selector.draw(np.random.default_rng(index), index)]
             embedding = self._views.embed(self._reader.read(self._tiles[index]).planes, selections)[0]
             tokens.append(embedding.flatten(1))
-        variance = torch.cat(tokens, dim=1).var(1)
-        # A channel that hardly varies must not outweigh all others.
-        return variance.clamp(min=float(0.01 * variance.mean()))
+        together = torch.cat(tokens, dim=1)
+        variance = together.var(1)
+        # A channel that hardly varies at all must not outweigh all others.
+        return together.mean(1), variance.clamp(min=max(float(0.02 * variance.median()), 1e-8))
 
     def begin(self) -> None:
         """Before the first step: solve for the merge module's last, linear layer, given the teacher's views."""
@@ -234,7 +244,11 @@ class InheritTask:
         for index in range(min(_FIRST_TILES, len(self._tiles))):
             planes, weight = self._planes(index)
             targets = self._views.embed(planes, self._selections[index])
-            lessons.append((pixels_of(self._student, planes, self._size), weight, self._selections[index], targets))
+            selections = self._selections[index]
+            if len(planes) > 3 and self._canonical:
+                # Without a lesson of its own, a selection that no teacher can see would be guessed at.
+                selections, targets = (*selections, tuple(range(len(planes)))), [*targets, targets[0]]
+            lessons.append((pixels_of(self._student, planes, self._size), weight, selections, targets))
         fit_readout(self._student, merge, lessons)
 
     @property
@@ -283,6 +297,8 @@ class InheritTask:
             selections = [shared]
         targets = self._views.embed(planes, selections)
         present = self._present(rng, {channel for selection in selections for channel in selection}, len(planes))
+        if len(present) > 3 and self._canonical and set(self._canonical) <= set(present) and rng.random() < _ANCHORED:
+            selections, targets = [*selections, present], [*targets, *self._views.embed(planes, [self._canonical])]
         height, width = planes.shape[-2:]
         seen = planes.copy()
         absent = [channel for channel in range(len(planes)) if channel not in present]
@@ -299,6 +315,7 @@ class InheritTask:
             "selections": selections,
             "targets": targets,
             "present": present,
+            "is_prompted": rng.random() < self._lessons.prompted_share,
             "asks_all": len(present) > 3 and rng.random() < _WHOLE_SELECTION_SHARE,
         }
 

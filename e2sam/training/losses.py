@@ -38,8 +38,14 @@ def cosine_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
 
 
 def feature_loss(student: Tensor, teacher: Tensor, variance: Tensor, weight: Tensor) -> Tensor:
-    """The pairwise loss of stage 1: `weighted_mse` + 0.5 `cosine_loss`, every position with its own."""
-    return weighted_mse(student, teacher, variance, weight) + 0.5 * cosine_loss(student, teacher, weight)
+    """The pairwise loss of stage 1: `weighted_mse` + 0.5 `cosine_loss`, every position with its own.
+
+    Both in units of the teacher's deviation: in `tiny`, channels that carry meaning may vary a hundred times less than
+    those that carry detail.
+    """
+    deviation = variance.sqrt()[:, None, None]
+    angle = cosine_loss(student / deviation, teacher / deviation, weight)
+    return weighted_mse(student, teacher, variance, weight) + 0.5 * angle
 
 
 def maximum_mean_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

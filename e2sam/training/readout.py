@@ -35,7 +35,7 @@ def fit_readout(student: E2SAM, merge: GatedMerge, lessons: Sequence[Lesson]) ->
         for selection, target in zip(selections, targets, strict=True):
             basis = merge.basis(features, selection)[0].flatten(1).T
             rows = torch.cat((basis, torch.ones_like(basis[:, :1])), dim=1)
-            wanted = (target.to(device) - features[0, :EMBEDDING_CHANNELS]).flatten(1).T
+            wanted = (target.to(device) - features[0, :EMBEDDING_CHANNELS]).flatten(1).T / merge.deviation
             gram += (rows.T @ (rows * share)).double()
             moment += (rows.T @ (wanted * share)).double()
     gram += _RIDGE * gram.diagonal().mean() * torch.eye(width, dtype=gram.dtype, device=device)

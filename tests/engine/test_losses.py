@@ -69,3 +69,12 @@ def test_masks_of_no_weight_do_not_count() -> None:
     weight = torch.tensor([1.0, 0.0]).view(2, 1, 1)
     assert mask_loss(logits, target, weight).item() == pytest.approx(0, abs=1e-4)
     assert mask_loss(logits, target, 1 - weight).item() > 30
+
+
+def test_channels_that_vary_little_count_as_much_as_loud_ones() -> None:
+    variance = torch.tensor([1e-4, 1.0])
+    teacher = maps(0.01, 1.0)
+    weight = torch.ones(1, 1, 1)
+    quiet = feature_loss(maps(0.0, 1.0), teacher, variance, weight)
+    loud = feature_loss(maps(0.01, 0.0), teacher, variance, weight)
+    assert quiet.item() == pytest.approx(loud.item(), rel=1e-4)

@@ -1,0 +1,413 @@
+"""Knowledge inheritance: identity, orderings, agreement, cross-modality, missing channels, size, night and cost.
+
+    python -m benchmarks.inherit [--json] [--only identity,cost,order,synthetic,real] [--seeds 3] [--steps 60] ...
+
+"identity" and "cost" need no training. "order" and "synthetic" train on procedural scenes; "real" needs the real images
+beside the repository. Clicks are limited to 10 an object; an object that is not at the IoU by then counts 10.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.report import Report, at_least, at_most, parser_for
+from e2sam.data.io import read_labels, read_stack
+from e2sam.data.normalize import ChannelRecipe
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.data.synthetic import SceneOptions, synthetic_stack
+from e2sam.evaluation.clicks import ClickOptions, evaluate_clicks, instance_masks
+from e2sam.inference.predictor import Predictor
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.modeling.inflation import build_student, canonical_order
+from e2sam.training.agreement import AgreementProbe
+from e2sam.training.inherit import InheritConfig, inherit
+from e2sam.training.inheritance import Lessons
+from e2sam.training.tiles import TileReader, TrainingScene, hold_out
+from e2sam.training.views import TeacherViews
+from e2sam.weights.checkpoint import load_checkpoint
+from e2sam.weights.zoo import load_model
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PARTS = ("identity", "cost", "order", "synthetic", "real")
+REAL = (
+    "motorcycle_rgbd",
+    "livingroom_rgbd",
+    "mfnet_day_rgbt",
+    "sentinel2_slovenia_13band",
+    "landsat7_olinda_6band",
+    "cellpaint_6ch",
+    "samson_hsi_156band",
+)
+CLICKS = ClickOptions(limit=10, with_box=False, stop_at=0.9)
+NUM_CHANNELS = 6
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "init mean": {"init": "mean"},
+    "init random": {"init": "random"},
+    "loss mmd": {"loss": "mmd"},
+    "features only": {"prompt_share": 0.0},
+    "selector random": {"selector": "random"},
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is trained and judged."""
+
+    seeds: int
+    steps: int
+    size: int
+    scenes: int
+    objects: int
+    stacks: tuple[str, ...]
+
+
+# Students
+
+
+def trained(stacks: Sequence[ChannelStack], teacher: E2SAM, seed: int, steps: int, **changes: Any) -> E2SAM:
+    """A student after all its steps, whether it is better than before or not."""
+    lessons = {name: changes.pop(name) for name in ("loss", "prompt_share") if name in changes}
+    with tempfile.TemporaryDirectory() as folder:
+        config = InheritConfig(
+            out=Path(folder) / "student.safetensors",
+            steps=steps,
+            seed=seed,
+            keep="last",
+            ema_decay=0.99,
+            validate_every=0,
+            checkpoint_every=0,
+            num_validation_tiles=1,
+            lessons=replace(Lessons(), **lessons),
+            **changes,
+        )
+        for _ in inherit(stacks, config, teacher):
+            pass
+        return load_checkpoint(config.out)
+
+
+def agreement(
+    student: E2SAM, teacher: E2SAM, scenes: Sequence[TrainingScene], selections: Sequence[Sequence[int]], factor: float
+) -> dict[str, float]:
+    """Agreement on held-out regions, seen `factor` times as large as the predictor would show them."""
+    reader = TileReader(scenes, student.config.recipes, student.config.image_size, 256)
+    held = sum(scene.held is not None for scene in scenes)
+    probe = AgreementProbe(
+        reader, reader.held_out_tiles(max(4, held), 5, factor), TeacherViews(teacher, 256), selections, num_clicks=8
+    )
+    probe.prepare(5)
+    return probe.measure(student)
+
+
+def unseen_triples(stack: ChannelStack, seed: int, count: int = 3) -> list[tuple[str, ...]]:
+    """Names of triples to be kept from training; at least one is left to train on."""
+    triples = list(combinations(range(stack.num_channels), 3))
+    order = canonical_order(stack.channels)
+    picked = np.random.default_rng((seed, 3)).permutation(len(triples))[: min(count, len(triples) // 4)]
+    return [tuple(stack.names[i] for i in sorted(triples[place], key=lambda i: order[i])) for place in picked]
+
+
+# Clicks
+
+
+@dataclass(frozen=True)
+class Clicked:
+    """NoC@85 and IoU at one and three clicks of each object."""
+
+    noc: tuple[float, ...] = ()
+    first: tuple[float, ...] = ()
+    third: tuple[float, ...] = ()
+
+    def __add__(self, other: Clicked) -> Clicked:
+        return Clicked(self.noc + other.noc, self.first + other.first, self.third + other.third)
+
+
+def clicked(
+    model: E2SAM, stack: ChannelStack, channels: Sequence[str], targets: dict[str, NDArray[np.bool_]], **options: Any
+) -> Clicked:
+    """The protocol on the objects of one stack."""
+    predictor = Predictor(model, cache=False)
+    predictor.set_stack(stack, channels=tuple(channels), **options)
+    result = Clicked()
+    for found in evaluate_clicks(predictor, targets, CLICKS).objects:
+        clicks = [number for number, iou in enumerate(found.ious, start=1) if iou >= 0.85]
+        result += Clicked((float(clicks[0] if clicks else CLICKS.limit),), (found.iou_at(1),), (found.iou_at(3),))
+    return result
+
+
+def best_triple(teacher: E2SAM, scenes: Sequence[tuple[ChannelStack, dict[str, NDArray[np.bool_]]]]) -> Clicked:
+    """The teacher on the triple with the fewest mean clicks over all scenes: chosen knowing the answers."""
+    names = scenes[0][0].names
+    tried = []
+    for triple in combinations(names, 3):
+        whole = sum((clicked(teacher, stack, triple, targets) for stack, targets in scenes), Clicked())
+        tried.append((float(np.mean(whole.noc)), whole))
+    return min(tried, key=lambda entry: entry[0])[1]
+
+
+# Parts
+
+
+def run_identity(report: Report) -> None:
+    """Largest difference of the inflated student from its teacher, in units of the embedding's deviation."""
+    torch.manual_seed(0)
+    for name, size in (("tiny", 256), ("vit_b", 256)):
+        teacher = load_model("tiny", "cpu", exact=True) if name == "tiny" else build_model(teacher_config(name)).eval()
+        with torch.no_grad():
+            for parameter in teacher.image_encoder.parameters():
+                if parameter.ndim > 1 and not parameter.any():
+                    parameter.normal_(0, 0.02)
+            channels = tuple(ChannelSpec(f"band {index}") for index in range(16))
+            recipes = (ChannelRecipe("range", 0.0, 1.0, 0.0),) * 16
+            matrix = torch.rand(3, 16)
+            matrix = matrix / matrix.sum(1, keepdim=True)
+            student = build_student(teacher, channels, recipes, matrix).eval()
+            planes = torch.rand(1, 16, size - 40, size)
+            composite = 255 * torch.einsum("kn,bnhw->bkhw", matrix, planes)
+            expected = teacher.encode(teacher.prepare(composite, (size, size)))
+            got = student.embed(student.encode(student.prepare(planes, (size, size))))
+            error = float((got - expected).abs().max())
+        report.figures[f"identity, {name}, largest difference"] = error
+        report.bar(f"inflated {name} equals its teacher to 1e-4", 1e-4, error, at_most)
+
+
+def run_cost(report: Report) -> None:
+    """Operations of a change of selection beside those of ViT-B's encoder; all triples of 16 channels from one pass."""
+    config = teacher_config("vit_b")
+    channels = tuple(ChannelSpec(f"band {index}") for index in range(16))
+    with torch.device("meta"):
+        student = build_model(replace(config, channels=channels, merge="gated")).to("meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as encoding:
+        features = student.encode(torch.zeros(1, 17, 1024, 1024, device="meta"))
+    merge = build_model(replace(teacher_config("vit_test"), architecture="vit_test", channels=channels, merge="gated"))
+    with torch.no_grad(), FlopCounterMode(display=False) as merging:
+        assert merge.merge is not None
+        merge.merge(torch.zeros(1, features.shape[1], 64, 64), range(16))
+    share = merging.get_total_flops() / encoding.get_total_flops()
+    report.figures["selection of 16, share of a ViT-B pass in operations"] = share
+    report.bar("a change of selection costs at most 1 % of a ViT-B pass", 0.01, share, at_most)
+    teacher = load_model("tiny", "cpu", exact=True)
+    matrix = torch.full((3, 16), 1 / 16)
+    small = build_student(teacher, channels, (ChannelRecipe("range", 0.0, 1.0, 0.0),) * 16, matrix).eval()
+    stack = ChannelStack(np.random.default_rng(0).random((16, 64, 64), np.float32), channels)
+    predictor = Predictor(small, cache=False)
+    predictor.set_stack(stack, channels=stack.names[:3])
+    triples = list(combinations(stack.names, 3))
+    for triple in triples:
+        predictor.set_channels(triple)
+    report.figures["triples of 16 channels"] = len(triples)
+    report.bar("encoder passes for 560 triples", 1, predictor.encoder_passes, at_most)
+
+
+def scenes_of(seed: int, size: int, count: int, **options: Any) -> list[tuple[ChannelStack, NDArray[np.int32]]]:
+    """Synthetic scenes whose objects stand in the further channels alone more often than not."""
+    chosen = SceneOptions(kind="objects", **({"hidden": 0.6, "smallest": 300} | options))
+    return [synthetic_stack(1000 * seed + index, NUM_CHANNELS, (size, size), chosen) for index in range(count)]
+
+
+def with_targets(
+    scenes: Sequence[tuple[ChannelStack, NDArray[np.int32]]], most: int
+) -> list[tuple[ChannelStack, dict[str, NDArray[np.bool_]]]]:
+    """Each scene with at most `most` objects."""
+    return [(stack, dict(list(instance_masks(labels, 300).items())[:most])) for stack, labels in scenes]
+
+
+def run_order(report: Report, teacher: E2SAM, budget: Budget) -> None:
+    """What each choice is worth at equal steps."""
+    agreed: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    clicks: dict[str, list[float]] = {"base": [], "features only": []}
+    for seed in range(budget.seeds):
+        stacks = [stack for stack, _ in scenes_of(seed, budget.size, 5)]
+        judged = with_targets(scenes_of(seed + 500, budget.size, budget.scenes), budget.objects)
+        excluded = unseen_triples(stacks[0], seed)
+        for name, changes in VARIANTS.items():
+            student = trained(stacks, teacher, seed, budget.steps, canonical=("R", "G", "B"), **changes)
+            found = agreement(student, teacher, hold_out(stacks, seed), _indices(stacks[0], excluded), 1.0)
+            agreed[name].append(found.get("agreement_1_click", float("nan")))
+            if name in clicks:
+                whole = sum((clicked(student, stack, stack.names, t) for stack, t in judged), Clicked())
+                clicks[name].append(float(np.mean(whole.noc)))
+    report.figures["agreement at one click, by choice"] = {name: interval(values) for name, values in agreed.items()}
+    report.figures["NoC@85, all channels, by choice"] = {name: interval(values) for name, values in clicks.items()}
+    gains = (
+        ("inflated - mean, agreement", "base", "init mean", agreed, 1),
+        ("mean - random, agreement", "init mean", "init random", agreed, 1),
+        ("pairwise - MMD, agreement", "base", "loss mmd", agreed, 1),
+        ("diverse - random selector, agreement", "base", "selector random", agreed, 1),
+        ("features only - prompts in the loop, NoC@85", "features only", "base", clicks, 1),
+    )
+    for what, first, second, values, sign in gains:
+        gain = sign * float(np.mean(np.subtract(values[first], values[second])))
+        report.bar(what, 0.0, gain, at_least)
+
+
+def run_synthetic(report: Report, teacher: E2SAM, budget: Budget) -> None:
+    """Cross-modality, a quarter of the channels missing, size and night, on scenes never trained on."""
+    rows: dict[str, list[float]] = {}
+    for seed in range(budget.seeds):
+        for name, value in _synthetic(teacher, seed, budget):
+            rows.setdefault(name, []).append(value)
+    report.figures["synthetic"] = {name: interval(values) for name, values in rows.items()}
+    mean = {name: float(np.mean(values)) for name, values in rows.items()}
+    report.bar(
+        "NoC@85, student with all channels less than teacher on RGB",
+        mean["NoC@85 teacher on RGB"],
+        mean["NoC@85 student, all"],
+        at_most,
+    )
+    report.bar(
+        "NoC@85, student with all channels at most teacher on the best triple",
+        mean["NoC@85 teacher on the best triple"],
+        mean["NoC@85 student, all"],
+        at_most,
+    )
+    kept = mean["IoU at 3 clicks, a quarter missing"] / mean["IoU at 3 clicks, all"]
+    report.bar("share of IoU kept with one channel in four missing", 0.9, kept, at_least)
+    for factor in ("half", "double"):
+        change = abs(mean[f"agreement, {factor} size"] - mean["agreement, same size"])
+        report.bar(f"change of agreement at {factor} the size", 0.05, change, at_most)
+    report.bar(
+        "night: NoC@85 of the student inherited by day less than teacher on RGB",
+        mean["night: NoC@85 teacher on RGB"],
+        mean["night: NoC@85 student, all"],
+        at_most,
+    )
+
+
+def _synthetic(teacher: E2SAM, seed: int, budget: Budget) -> Iterator[tuple[str, float]]:
+    stacks = [stack for stack, _ in scenes_of(seed, budget.size, 5)]
+    excluded = unseen_triples(stacks[0], seed)
+    student = trained(stacks, teacher, seed, budget.steps, canonical=("R", "G", "B"), excluded=tuple(excluded))
+    scenes, selections = hold_out(stacks, seed), _indices(stacks[0], excluded)
+    for name, factor in (("half", 0.5), ("same", 1.0), ("double", 2.0)):
+        found = agreement(student, teacher, scenes, selections, factor)
+        yield f"agreement, {name} size", found.get("agreement_1_click", float("nan"))
+    judged = with_targets(scenes_of(seed + 500, budget.size, budget.scenes), budget.objects)
+    names = stacks[0].names
+    whole = sum((clicked(student, stack, names, targets) for stack, targets in judged), Clicked())
+    colour = sum((clicked(teacher, stack, names[:3], targets) for stack, targets in judged), Clicked())
+    yield "NoC@85 student, all", float(np.mean(whole.noc))
+    yield "NoC@85 teacher on RGB", float(np.mean(colour.noc))
+    yield "NoC@85 teacher on the best triple", float(np.mean(best_triple(teacher, judged).noc))
+    yield "IoU at 3 clicks, all", float(np.mean(whole.third))
+    lost = np.random.default_rng(seed).permutation(NUM_CHANNELS)[: max(1, NUM_CHANNELS // 4)]
+    left = [name for index, name in enumerate(names) if index not in lost]
+    partial = sum((clicked(student, *_without(s, left), targets, missing="fill") for s, targets in judged), Clicked())
+    yield "IoU at 3 clicks, a quarter missing", float(np.mean(partial.third))
+    dark = with_targets(scenes_of(seed + 500, budget.size, budget.scenes, night=True), budget.objects)
+    by_night = sum((clicked(student, stack, names, targets) for stack, targets in dark), Clicked())
+    colour = sum((clicked(teacher, stack, names[:3], targets) for stack, targets in dark), Clicked())
+    yield "night: NoC@85 student, all", float(np.mean(by_night.noc))
+    yield "night: NoC@85 teacher on RGB", float(np.mean(colour.noc))
+
+
+def _without(stack: ChannelStack, left: Sequence[str]) -> tuple[ChannelStack, Sequence[str]]:
+    indices = stack.indices(list(left))
+    channels = tuple(stack.channels[index] for index in indices)
+    return ChannelStack(stack.read(channels=indices), channels), left
+
+
+def run_real(report: Report, teacher: E2SAM, budget: Budget) -> None:
+    """Agreement on real stacks for triples never trained on; clicks on objects that colour does not show."""
+    agreed: dict[str, list[float]] = {}
+    before: dict[str, list[float]] = {}
+    for name in budget.stacks:
+        stack = read_stack(SHARED_DATA / f"{name}.tif")
+        for seed in range(budget.seeds):
+            excluded = tuple(unseen_triples(stack, seed))
+            student = trained([stack], teacher, seed, budget.steps, excluded=excluded)
+            scenes, selections = hold_out([stack], seed), _indices(stack, excluded)
+            found = agreement(student, teacher, scenes, selections, 1.0)
+            agreed.setdefault(name, []).append(found.get("agreement_1_click", float("nan")))
+            start = trained([stack], teacher, seed, 1, excluded=excluded, prompt_share=0.0, warmup_share=1.0)
+            found = agreement(start, teacher, scenes, selections, 1.0)
+            before.setdefault(name, []).append(found.get("agreement_1_click", float("nan")))
+    report.figures["agreement on unseen triples"] = {name: interval(values) for name, values in agreed.items()}
+    report.figures["after one step"] = {name: interval(values) for name, values in before.items()}
+    mean = float(np.nanmean([np.mean(values) for values in agreed.values()]))
+    report.bar("mean agreement at one click on triples never trained on", 0.85, mean, at_least)
+    _run_night_pair(report, teacher, budget)
+
+
+def _run_night_pair(report: Report, teacher: E2SAM, budget: Budget) -> None:
+    """A student inherited on the day image, judged on the night image, beside the teacher on RGB."""
+    day, night = (read_stack(SHARED_DATA / f"mfnet_{time}_rgbt.tif") for time in ("day", "night"))
+    labels = read_labels(SHARED_DATA / "mfnet_night_labels_quarter.png")
+    targets = instance_masks(np.kron(labels, np.ones((4, 4), labels.dtype)), 150)
+    student = trained([day], teacher, 0, budget.steps)
+    mine = clicked(student, night, night.names, targets)
+    colour = clicked(teacher, night, night.names[:3], targets)
+    best = best_triple(teacher, [(night, targets)])
+    report.figures["RGB-T night pair, NoC@85"] = {
+        "student inherited by day, all": float(np.mean(mine.noc)),
+        "teacher on RGB": float(np.mean(colour.noc)),
+        "teacher on the best triple": float(np.mean(best.noc)),
+    }
+    report.bar(
+        "RGB-T night pair: NoC@85 of the student at most the teacher's on RGB",
+        float(np.mean(colour.noc)),
+        float(np.mean(mine.noc)),
+        at_most,
+    )
+
+
+def _indices(stack: ChannelStack, selections: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    return [stack.indices(list(names)) for names in selections]
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, half-width of its 95 % interval over seeds (Student's t), and the values."""
+    known = np.array([value for value in values if np.isfinite(value)])
+    width = float("nan")
+    if len(known) > 1:
+        width = float(stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    mean = float(known.mean()) if len(known) else float("nan")
+    return {"mean": mean, "half_width": width, "seeds": [round(float(value), 4) for value in values]}
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200, help="of each student")
+    parser.add_argument("--size", type=int, default=192, help="side of a synthetic scene")
+    parser.add_argument("--scenes", type=int, default=4, help="synthetic scenes to judge on")
+    parser.add_argument("--objects", type=int, default=5, help="most objects of each")
+    parser.add_argument("--stacks", default=",".join(REAL), help="real stacks, with commas between")
+    options = parser.parse_args()
+    budget = Budget(
+        options.seeds, options.steps, options.size, options.scenes, options.objects, tuple(options.stacks.split(","))
+    )
+    parts = options.only.split(",")
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        parser.error(f"expected parts of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    report = Report("inherit", {"budget": budget.__dict__})
+    if "identity" in parts:
+        run_identity(report)
+    if "cost" in parts:
+        run_cost(report)
+    if {"order", "synthetic", "real"} & set(parts):
+        teacher = load_model("tiny", "cpu", exact=True)
+        report.figures["teacher"] = teacher.fingerprint[:16]
+        for part, run in (("order", run_order), ("synthetic", run_synthetic), ("real", run_real)):
+            if part in parts:
+                run(report, teacher, budget)
+    report.show(options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+"""Knowledge inheritance on small synthetic stacks and small models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.errors import ChannelError, TrainingError
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.training.config import TrainStep
+from e2sam.training.inherit import InheritConfig, inherit
+from e2sam.training.inheritance import Lessons
+from e2sam.training.tiles import TileReader, hold_out
+from e2sam.training.views import TeacherViews
+from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info
+
+LESSONS = Lessons(views_per_tile=3, prompts=2, prompt_share=0.5)
+
+
+def stack_of(num_channels: int = 4, size: tuple[int, int] = (48, 96), seed: int = 0) -> ChannelStack:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    planes = [
+        100 + 80 * np.sin(x / (5 + index) + index) * np.cos(y / (7 + index)) + 8 * rng.normal(size=size)
+        for index in range(num_channels)
+    ]
+    data = np.clip(planes, 0, 255).astype(np.uint8)
+    return ChannelStack(data, tuple(ChannelSpec(f"c{index}") for index in range(num_channels)))
+
+
+@lru_cache
+def teacher_of(name: str = "tiny", seed: int = 0) -> E2SAM:
+    """Shared by the tests: that no run changes its teacher is one of them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_model(teacher_config(name)).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, 0, 0.05)
+    return model
+
+
+def config_of(folder: Path, **changes: Any) -> InheritConfig:
+    values: dict[str, Any] = {
+        "canonical": ("c0", "c1", "c2"),
+        "steps": 4,
+        "batch_size": 2,
+        "tile_size": 32,
+        "num_tiles": 3,
+        "num_validation_tiles": 1,
+        "validate_every": 2,
+        "checkpoint_every": 1,
+        "lessons": LESSONS,
+        "accelerator": "cpu",
+        "precision": "32-true",
+    }
+    return InheritConfig(**({"out": folder / "student.safetensors"} | values | changes))
+
+
+def losses(steps: list[TrainStep]) -> dict[int, float]:
+    return {step.step: step.loss for step in steps if step.step}
+
+
+def run(config: InheritConfig, **changes: Any) -> list[TrainStep]:
+    return list(inherit(changes.pop("stack", stack_of()), config, **({"teacher": teacher_of()} | changes)))
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 5, 20])
+def test_students_of_few_and_many_channels(tmp_path: Path, num_channels: int) -> None:
+    names = tuple(f"c{index}" for index in range(min(3, num_channels)))
+    config = config_of(tmp_path, canonical=names, steps=2, lessons=replace(LESSONS, prompt_share=1.0))
+    steps = run(config, stack=stack_of(num_channels))
+    assert np.isfinite(list(losses(steps).values())).all()
+    student = load_checkpoint(config.out)
+    assert len(student.config.channels) == num_channels == len(student.config.recipes)
+    with torch.no_grad():
+        pixels = student.prepare(torch.rand(1, num_channels, 32, 32), (32, 32))
+        embedding = student.embed(student.encode(pixels), [num_channels - 1])
+    assert embedding.shape == (1, 256, 4, 4) and embedding.isfinite().all()
+
+
+def test_features_come_nearer_to_the_teachers(tmp_path: Path) -> None:
+    lessons = replace(LESSONS, prompt_share=0.0, dropout=0.0)
+    config = config_of(tmp_path, steps=16, lessons=lessons, validate_every=0)
+    found = list(losses(run(config)).values())
+    assert np.mean(found[-4:]) < 0.9 * np.mean(found[:4])
+
+
+def test_teacher_and_decoder_stay_frozen(tmp_path: Path) -> None:
+    teacher = teacher_of()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    config = config_of(tmp_path, keep="last", ema_decay=0.0, lessons=replace(LESSONS, prompt_share=1.0))
+    run(config, teacher=teacher)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    student = load_checkpoint(config.out)
+    assert all(torch.equal(v, before[f"decoder.{name}"]) for name, v in student.decoder.state_dict().items())
+    moved = student.image_encoder.state_dict()["laterals.0.weight"]
+    assert not torch.equal(moved, before["image_encoder.laterals.0.weight"])
+
+
+def test_vit_is_tuned_by_lora_and_saved_plain(tmp_path: Path) -> None:
+    teacher = teacher_of("vit_test")
+    config = config_of(tmp_path, tile_size=128, num_tiles=2, steps=2, keep="last", ema_decay=0.0, batch_size=1)
+    run(config, teacher=teacher)
+    student = load_checkpoint(config.out)
+    assert not [name for name in student.state_dict() if "lora" in name]
+    theirs, mine = teacher.image_encoder.state_dict(), student.image_encoder.state_dict()
+    assert not torch.equal(theirs["blocks.0.attn.qkv.weight"], mine["blocks.0.attn.qkv.weight"])
+    assert torch.equal(theirs["blocks.0.mlp.lin1.weight"], mine["blocks.0.mlp.lin1.weight"])
+
+
+def test_checkpoint_says_where_it_comes_from(tmp_path: Path) -> None:
+    config = config_of(tmp_path, steps=1)
+    steps = run(config)
+    info = read_checkpoint_info(config.out)
+    assert info.stage == "inherit" and len(info.teacher) == 64
+    assert info.extra["canonical"] == ["c0", "c1", "c2"] and info.training["steps"] == 1
+    assert info.extra["scenes"][0]["held_out"] is not None
+    assert "accepted" in steps[-1].metrics or not steps[-1].metrics
+
+
+def test_closed_run_goes_on_exactly(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = run(config_of(tmp_path / "a", steps=6))
+    generator = inherit(stack_of(), config_of(tmp_path / "b", steps=6), teacher_of())
+    first = []
+    for step in generator:
+        first.append(step)
+        if step.step == 4:
+            break
+    generator.close()
+    rest = run(config_of(tmp_path / "b", steps=6, resume=True))
+    assert losses(first) | losses(rest) == losses(whole)
+    assert min(losses(rest)) == 5
+    a, b = (load_checkpoint(tmp_path / part / "student.safetensors").state_dict() for part in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
+    generator = inherit(stack_of(), config_of(tmp_path), teacher_of())
+    for step in generator:
+        if step.step == 1:
+            break
+    generator.close()
+    with pytest.raises(TrainingError, match="lora_rank was 8 and is 4"):
+        run(config_of(tmp_path, lora_rank=4, resume=True))
+
+
+def test_steps_never_see_the_held_out_region() -> None:
+    stack = stack_of(size=(40, 200))
+    (scene,) = hold_out([stack], seed=1)
+    assert scene.train is not None and scene.held is not None
+    reader = TileReader([scene], (), 512, 32)
+    x0, _, x1, _ = scene.train
+    h0, _, h1, _ = scene.held
+    assert max(x0 - h1, h0 - x1) >= 8, "a margin of 4 % lies between"
+    for tile in reader.training_tiles(200, seed=0):
+        assert x0 <= tile.window[0] < tile.window[2] <= x1
+    for tile in reader.held_out_tiles(50, seed=0):
+        assert h0 <= tile.window[0] < tile.window[2] <= h1
+
+
+def test_whole_stacks_are_held_out_of_many() -> None:
+    scenes = hold_out([stack_of(seed=index) for index in range(5)], seed=0)
+    assert sum(scene.held is not None for scene in scenes) == 1
+    assert all((scene.train is None) != (scene.held is None) for scene in scenes)
+
+
+def test_only_windows_of_a_stack_on_disk_are_read(tmp_path: Path) -> None:
+    class Counted:
+        shape, dtype = (3, 4000, 5000), np.dtype(np.uint16)
+
+        def __init__(self) -> None:
+            self.largest = 0
+
+        def __getitem__(self, key: Any) -> np.ndarray:
+            rows, columns = (range(*part.indices(n)) for part, n in zip(key[1:], self.shape[1:], strict=True))
+            self.largest = max(self.largest, len(rows) * len(columns))
+            generator = np.random.default_rng(rows.start + columns.start)
+            return generator.integers(0, 60000, (3, len(rows), len(columns)), np.uint16)
+
+    data = Counted()
+    stack = ChannelStack(data, tuple(ChannelSpec(f"c{index}") for index in range(3)))
+    config = config_of(tmp_path, steps=1)
+    list(inherit(stack, config, teacher_of()))
+    assert data.largest < 4000 * 5000 / 8
+
+
+def test_views_are_encoded_once(tmp_path: Path) -> None:
+    teacher, planes = teacher_of(), np.random.default_rng(0).random((4, 32, 32), np.float32)
+    views = TeacherViews(teacher, 32)
+    first = views.embed(planes, [(0, 1, 2), (3,), (0, 1, 2)])
+    assert views.encoder_passes == 2 and torch.equal(first[0], first[2])
+    again = TeacherViews(teacher, 32)
+    second = again.embed(planes, [(3,), (0, 1, 2)])
+    assert again.encoder_passes == 0 and torch.equal(second[0], first[1])
+    composite = torch.from_numpy(255 * planes[[3, 3, 3]])[None]
+    with torch.no_grad():
+        expected = teacher.encode(teacher.prepare(composite, (32, 32)))[0]
+    torch.testing.assert_close(first[1], expected, atol=5e-3, rtol=2e-3)
+    assert not torch.equal(views.embed(planes + 0.01, [(3,)])[0], first[1])
+
+
+def test_dropped_channels_are_filled_and_needed_ones_stay(tmp_path: Path) -> None:
+    from e2sam.training.inherit import _build_task
+    from e2sam.training.task import StepDraw
+
+    config = config_of(tmp_path, lessons=replace(LESSONS, dropout=1.0))
+    task = _build_task(hold_out([stack_of(8)], 0), teacher_of(), config)
+    fills = [recipe.fill for recipe in task.module.student.config.recipes]
+    dropped = 0
+    for step in range(30):
+        batch = task.batch(StepDraw(step, 30, 0, range(1)))
+        present = batch["present"][0]
+        assert len(present) >= 2 and all(set(selection) <= set(present) for selection in batch["selections"][0])
+        for channel in set(range(8)) - set(present):
+            dropped += 1
+            inside = batch["pixels"][0, 8] > 0
+            assert batch["pixels"][0, channel][inside].unique().tolist() == pytest.approx([fills[channel]])
+    assert dropped > 30
+
+
+def test_preset_of_the_paper(tmp_path: Path) -> None:
+    changes = {"tile_size": 32, "num_tiles": 2, "num_validation_tiles": 1, "batch_size": 2, "accelerator": "cpu"}
+    config = InheritConfig.preset("bmvc2023", out=tmp_path / "p.safetensors", steps=2, precision="32-true", **changes)
+    assert (config.init, config.merge, config.selector, config.lessons.prompt_share) == (
+        "scratch",
+        "split",
+        "random",
+        0,
+    )
+    steps = run(config)
+    assert np.isfinite(list(losses(steps).values())).all()
+    assert load_checkpoint(config.out).config.merge == "split"
+    with pytest.raises(TrainingError, match="preset"):
+        InheritConfig.preset("cvpr", out=tmp_path / "x")
+
+
+def test_light_student_under_a_heavy_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    light = teacher_of("vit_test")
+    monkeypatch.setattr("e2sam.training.inherit.load_model", lambda *_, **__: light)
+    heavy = teacher_of("vit_test", seed=1)
+    config = config_of(tmp_path, student="light", steps=1, tile_size=128, num_tiles=1, batch_size=1)
+    run(config, teacher=heavy)
+    assert torch.equal(load_checkpoint(config.out).image_encoder.pos_embed, light.image_encoder.pos_embed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "what"),
+    [
+        ({"canonical": ("c0", "nir")}, ChannelError, "nir"),
+        ({"canonical": ("c0", "c1", "c2", "c3")}, ChannelError, "one to three"),
+        ({"tile_size": 50}, TrainingError, "multiple of 32"),
+        ({"merge": "mean"}, Exception, "merge module"),
+        ({"out": Path("/nowhere/at/all.safetensors")}, TrainingError, "existing folder"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], error: type, what: str) -> None:
+    with pytest.raises(error, match=what):
+        run(config_of(tmp_path, **changes))
+
+
+def test_wrong_stacks_are_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    with pytest.raises(TrainingError, match="at least 1 stack"):
+        list(inherit([], config, teacher_of()))
+    with pytest.raises(ChannelError, match="same channels"):
+        list(inherit([stack_of(4), stack_of(5)], config, teacher_of()))
+    with pytest.raises(TrainingError, match="hold a region out"):
+        list(inherit(stack_of(size=(20, 20)), config, teacher_of()))
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, {folder!r})
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_inherit import config_of, inherit, stack_of, teacher_of
+config = config_of(Path({out!r}), **{changes!r})
+for step in inherit(stack_of(), config, teacher_of()):
+    print(json.dumps([step.step, step.loss.hex()]), flush=True)
+"""
+
+
+def script_of(out: Path, **changes: Any) -> str:
+    return textwrap.dedent(SCRIPT.format(folder=str(Path(__file__).parent), out=str(out), changes=changes))
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    out.mkdir()
+    script = tmp_path / "two.py"
+    script.write_text(script_of(out, devices=2, strategy="ddp", steps=3), encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    found = {step: float.fromhex(loss) for step, loss in map(json.loads, lines) if step}
+    one = losses(run(config_of(tmp_path, steps=3)))
+    assert found == pytest.approx(one, rel=1e-3)
+    two, alone = (load_checkpoint(path / "student.safetensors") for path in (out, tmp_path))
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, atol=2e-3, rtol=2e-2)
+
+
+def test_killed_run_goes_on_with_the_same_next_loss(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script_of(tmp_path, steps=500, validate_every=0)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    seen = {}
+    for line in process.stdout:
+        step, loss = json.loads(line)
+        seen[step] = float.fromhex(loss)
+        if step == 5:
+            os.kill(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    process.wait()
+    generator = inherit(stack_of(), config_of(tmp_path, steps=500, validate_every=0, resume=True), teacher_of())
+    again: dict[int, float] = {}
+    for step in generator:
+        if step.step:
+            again[step.step] = step.loss
+            if step.step > max(seen):
+                break
+    generator.close()
+    whole = run_until(config_of(tmp_path, steps=500, validate_every=0), max(again))
+    assert again == {number: whole[number] for number in again}
+    assert 5 <= min(again) <= max(seen) + 1
+
+
+def run_until(config: InheritConfig, last: int) -> dict[int, float]:
+    found: dict[int, float] = {}
+    generator = inherit(stack_of(), config, teacher_of())
+    for step in generator:
+        if step.step:
+            found[step.step] = step.loss
+        if step.step == last:
+            break
+    generator.close()
+    return found
