@@ -34,8 +34,8 @@ class Canvas:
     box_drawn = Signal(object)  # (x0, y0, x1, y1)
     line_drawn = Signal(object)  # (P, 2) pixel (x, y) along a scribble
     pointed_at = Signal(object)  # (x, y) under the pointer, or None outside of the image
-    painted = Signal(object)  # box of pixels that the user painted in the objects layer
-    object_clicked = Signal(int)
+    painted = Signal(object, object)  # box that the user painted in the objects layer, and its labels (h, w) after it
+    objects_made = Signal()  # the objects layer is new and empty
     plane_changed = Signal()
     tool_changed = Signal(str)
 
@@ -45,6 +45,7 @@ class Canvas:
         self._is_writing = False
         self._layers: dict[str, Layer] = {}
         self._mask_box: Box | None = None
+        self._has_labels = False
         viewer.layers.events.removed.connect(self._on_removed)
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
@@ -167,6 +168,8 @@ class Canvas:
             layer = Labels(np.zeros((height, width), dtype), name="objects", opacity=0.45, **self._place)
             layer.events.paint.connect(self._on_paint)
             self._add("objects", layer, below="mask" if "mask" in self._layers else "points")
+            self._has_labels = False
+            self.objects_made.emit()
         return self._layers["objects"]
 
     def _mask(self) -> Labels:
@@ -303,14 +306,19 @@ class Canvas:
         """Write `labels` into `box` of the objects layer; nothing else of it is touched."""
         if self._scene is None:
             return
-        self._write(self._objects(), box, labels)
+        layer = self._objects()
+        self._has_labels = True
+        self._write(layer, box, labels)
 
-    def clear_labels(self) -> None:
-        """Empty the objects layer, before another plane is drawn."""
+    def draw_all_labels(self, labels: NDArray[Any] | None) -> None:
+        """Write the whole objects layer, (H, W), or empty it; an empty one is left alone."""
         layer = self._layers.get("objects")
-        if layer is not None and layer.data.any():
-            with self._writing():
-                layer.data = np.zeros_like(layer.data)
+        if layer is None or (labels is None and not self._has_labels):
+            return
+        self._has_labels = labels is not None
+        with self._writing():
+            layer.data[...] = 0 if labels is None else labels
+            layer.refresh(extent=False)
 
     def show_composite(self, pixels: NDArray[np.uint8] | None) -> None:
         """Draw what the model sees, (h, w, 3) over the whole scene, below everything of ours; None takes it away."""
@@ -427,8 +435,15 @@ class Canvas:
         parts = [atom[0] for atom in event.value]
         rows = np.concatenate([np.atleast_1d(part[-2]) for part in parts])
         columns = np.concatenate([np.atleast_1d(part[-1]) for part in parts])
-        if rows.size:
-            self.painted.emit((int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1))
+        if rows.size == 0:
+            return
+        x0, y0, x1, y1 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+        after = np.array(event.source.data[y0:y1, x0:x1])
+        # napari tells of some strokes before it has written them.
+        for place, _, value in event.value:
+            after[place[-2] - y0, place[-1] - x0] = value
+        self._has_labels = True
+        self.painted.emit((x0, y0, x1, y1), after)
 
     def _on_move(self, viewer: ViewerModel, event: Any) -> None:
         if self._scene is None or len(self.pointed_at) == 0:

@@ -48,6 +48,7 @@ class ObjectControl:
         panel.overlap_chosen.connect(self._on_overlap_chosen)
         work.session.changed.connect(self._on_change)
         work.canvas.painted.connect(self._on_painted)
+        work.canvas.objects_made.connect(self._draw_all)
         panel.set_overlap(work.session.file.overlap)
         self._show_classes()
 
@@ -216,15 +217,13 @@ class ObjectControl:
 
     # -- painting ------------------------------------------------------------------------------------------------------
 
-    def _on_painted(self, box: Box) -> None:
-        session, layer = self._work.session, self._work.canvas.objects_layer
-        if layer is None or not session.has_stack:
+    def _on_painted(self, box: Box, after: NDArray[Any]) -> None:
+        session = self._work.session
+        if not session.has_stack:
             return
-        x0, y0, x1, y1 = box
-        after = np.asarray(layer.data[y0:y1, x0:x1]).astype(np.int32)
         before = session.file.labels_in(*session.place, box)
         try:
-            session.file.paint(*session.place, box, before, after, session.class_id)
+            session.file.paint(*session.place, box, before, after.astype(np.int32), session.class_id)
         except E2SamError as error:
             self._work.canvas.draw_labels(box, before)
             self._work.fail(str(error))
@@ -248,11 +247,8 @@ class ObjectControl:
 
     def _draw_all(self) -> None:
         session = self._work.session
-        if not session.has_stack or self._work.canvas.objects_layer is None:
-            return
-        self._work.canvas.clear_labels()
-        for record in session.objects:
-            self._work.canvas.draw_labels(record.box, session.file.labels_in(*session.place, record.box))
+        if session.has_stack and self._work.canvas.objects_layer is not None:
+            self._work.canvas.draw_all_labels(session.file.labels(*session.place) if session.objects else None)
 
     def redraw(self) -> None:
         """Draw everything again, as after another stack was opened."""

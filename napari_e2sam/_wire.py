@@ -67,7 +67,10 @@ def receive(stream: BinaryIO) -> Message | None:
     length = stream.read(_LENGTH.size)
     if len(length) < _LENGTH.size:
         return None
-    head = json.loads(stream.read(_LENGTH.unpack(length)[0]))
+    text = stream.read(_LENGTH.unpack(length)[0])
+    if len(text) < _LENGTH.unpack(length)[0]:
+        return None
+    head = json.loads(text)
     arrays = {}
     for name, dtype, shape in head["arrays"]:
         array = np.empty(shape, np.dtype(dtype))

@@ -148,7 +148,10 @@ elif "out" in task:
     ("task", "expected"),
     [
         ({"out": "m.safetensors", "settings": {"steps": 3}}, ("finished", "m.safetensors")),
-        ({"error": "Expected corrections, got 0.", "settings": {"steps": 0}}, ("failed", "Expected corrections, got 0.")),
+        (
+            {"error": "Expected corrections, got 0.", "settings": {"steps": 0}},
+            ("failed", "Expected corrections, got 0."),
+        ),
         ({"settings": {"steps": 1}}, ("failed", "The training process ended without a result")),
         ({"settings": {"steps": 50, "wait": 1}}, ("failed", "Training was cancelled.")),
     ],

@@ -1,0 +1,138 @@
+"""What an annotator does all day with objects, in a real viewer; every step can be taken back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from e2sam.data.stack import ChannelStack
+
+
+def _labels(window: Any) -> np.ndarray:
+    return np.asarray(window.canvas.objects_layer.data)
+
+
+def _agree(window: Any) -> None:
+    """The layer shows what the session holds."""
+    np.testing.assert_array_equal(_labels(window), window.session.file.labels(*window.session.place))
+
+
+def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    window.tick("red", "nir", "depth")
+    do, objects = window.controller.do, window.panels.objects
+
+    # Three objects, of which the first is made of the third candidate.
+    window.click(20, 20)
+    do("candidate 2")
+    assert window.session.draft.chosen == 2
+    assert np.count_nonzero(window.canvas.mask_layer.data) > 700
+    do("accept")
+    for x, y in ((60, 20), (60, 60)):
+        window.click(x, y)
+        do("accept")
+    assert [row.id for row in objects.table.rows] == [1, 2, 3]
+    assert [row.channels for row in objects.table.rows] == [("red", "nir", "depth")] * 3
+    _agree(window)
+
+    # Merge, class, review, delete; then everything back, and again.
+    objects.choose([2, 3])
+    do("merge")
+    assert [row.id for row in objects.table.rows] == [1, 2]
+    assert _labels(window)[60, 60] == 2
+    window.controller.objects.add_class("cell")
+    objects.choose([2])
+    window.controller.objects.choose_class("cell")
+    assert {row.id: row.class_name for row in objects.table.rows} == {1: "object", 2: "cell"}
+    objects.choose([1])
+    do("delete")
+    assert not (_labels(window) == 1).any()
+    state = window.session.file.state()
+    for _ in range(4):
+        do("undo")
+    assert [row.id for row in objects.table.rows] == [1, 2, 3]
+    _agree(window)
+    for _ in range(4):
+        do("redo")
+    assert window.session.file.state() == state
+    _agree(window)
+
+    # Take an object back into its prompts and improve it: its id stays.
+    objects.choose([2])
+    do("edit")
+    assert len(window.session.draft.prompts.points) == 2
+    window.click(40, 60)
+    do("accept")
+    assert window.session.file.object(2).class_id == window.session.class_id
+    assert _labels(window)[60, 40] == 2
+
+    # A brush stroke is an action too.
+    layer = window.canvas.objects_layer
+    layer.data_setitem((np.array([70, 70]), np.array([5, 6])), 9)
+    assert window.session.file.object(9).area == 2
+    do("undo")
+    assert not (_labels(window) == 9).any()
+    _agree(window)
+
+    # Split gives one object for each part.
+    before = len(window.session.objects)
+    objects.choose([2])
+    objects.action_asked.emit("split")
+    assert len(window.session.objects) == before + 1
+    _agree(window)
+
+
+def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    do, objects = window.controller.do, window.panels.objects
+    window.controller.objects.everything()
+    window.wait(lambda: len(window.session.objects) == 4)
+    assert not any(record.is_reviewed for record in window.session.objects)
+    do("next")
+    assert objects.chosen_ids == [1]
+    do("review")
+    assert window.session.file.object(1).is_reviewed
+    assert objects.chosen_ids == [2]
+    _agree(window)
+
+    # The user renames one of our layers, and deletes others: nothing is lost, what is needed comes back.
+    window.canvas.objects_layer.name = "mine"
+    window.click(70, 70)
+    for layer in (window.canvas.mask_layer, window.canvas.objects_layer, window.canvas.points_layer):
+        window.viewer.layers.remove(layer)
+    assert window.canvas.objects_layer is None
+    do("accept")
+    _agree(window)
+    do("tool points")
+    window.click(10, 60)
+    assert window.canvas.mask_layer.data[60, 10] == 1
+    do("clear")
+    assert not window.canvas.mask_layer.data.any()
+
+    # Where to click next: doubt is shown where candidates disagree, and goes with the prompts.
+    window.click(50, 40)
+    do("next click")
+    assert "disagree most" in window.widget.status.text()
+    assert any(layer.name == "next click" for layer in window.viewer.layers)
+    do("next click")
+    assert not any(layer.name == "next click" for layer in window.viewer.layers)
+
+    # A box, as drawn.
+    do("clear")
+    do("tool box")
+    shapes = window.viewer.layers.selection.active
+    shapes.add_rectangles(np.array([[10.0, 20.0], [10.0, 50.0], [40.0, 50.0], [40.0, 20.0]]))
+    window.wait(lambda: window.session.draft.candidates)
+    assert window.session.draft.prompts.box.tolist() == [20.5, 10.5, 50.5, 40.5]
+    assert window.canvas.mask_layer.data[30, 30] == 1
+
+    # Which channel matters.
+    window.controller.prompts.leave_one_out()
+    window.wait(lambda: "without" in window.panels.prompts.bars._title)
+
+    # The last object gone, the panel offers no export.
+    window.session.file.delete([record.id for record in window.session.objects])
+    assert not objects.actions_by_name["export"].isEnabled()
+    window.controller.exchange.export(window.session.path.with_name("x.tif"), "tiff")
+    assert "at least 1" in window.widget.status.text()

@@ -1,0 +1,119 @@
+"""Stacks in every shape, wrong input, sessions that go on, and several viewers in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from conftest import Window
+
+
+def test_layers_of_any_kind_become_stacks(window: Any) -> None:
+    rng = np.random.default_rng(0)
+    viewer = window.viewer
+    # Channels last: the layer is turned so that the viewer shows the scene.
+    layer = viewer.add_image(rng.uniform(0, 1, (60, 70, 7)), name="cube", rgb=False)
+    window.wait(lambda: window.state.is_encoded)
+    assert layer.data.shape == (7, 60, 70)
+    assert window.state.scene.size == (60, 70)
+    assert window.panels.channels.table.rowCount() == 7
+
+    # No channel is a line in the panel, and the next tick goes on.
+    table = window.panels.channels.table
+    table.tick(range(7), False)
+    assert "at least 1 selected channel" in window.widget.status.text()
+    table.tick([2], True)
+    window.wait(lambda: window.state.is_encoded and window.state.selection == (2,))
+
+    # A recipe changes the encoding, a preset and the filter work on many channels.
+    window.panels.channels.recipe_chosen.emit(2, "range")
+    window.wait(lambda: window.state.is_encoded and window.state.recipes[2].kind == "range")
+    assert window.session.record.recipes[2].kind == "range"
+    window.panels.channels.filter.setText("3-5")
+    assert window.panels.channels._proxy.rowCount() == 3
+    window.panels.channels.all.click()
+    window.wait(lambda: window.state.is_encoded and len(window.state.selection) == 4)
+
+    # The user takes the image away and opens a series.
+    viewer.layers.remove(layer)
+    series = viewer.add_image(rng.uniform(0, 1, (5, 3, 60, 70)), name="series", rgb=False)
+    window.wait(lambda: window.state.layer is series and window.state.is_encoded)
+    window.panels.stack.axis_chosen.emit(0)
+    window.wait(lambda: window.state.is_encoded and window.state.scene.stack.leading == "T")
+    assert window.session.plane == (window.viewer.dims.current_step[0],)
+    window.click(20, 20)
+    window.controller.do("accept")
+    plane = window.session.plane
+    window.panels.stack.plane_asked.emit(1)
+    window.wait(lambda: window.session.plane == (plane[0] + 1,) and window.state.is_encoded)
+    assert window.session.objects == ()
+    assert not window.canvas.objects_layer.data.any()
+    window.panels.stack.plane_asked.emit(-1)
+    window.wait(lambda: window.session.plane == plane and window.state.is_encoded)
+    assert len(window.session.objects) == 1
+    assert window.canvas.objects_layer.data[20, 20] == 1
+
+
+def test_a_session_goes_on_in_another_viewer(
+    make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path
+) -> None:
+    path = tmp_path / "work.e2sam"
+    first = Window(make_napari_viewer(show=True), qtbot, session=path)
+    second_viewer = make_napari_viewer(show=True)
+    first.open(stack)
+    first.tick("red", "thermal")
+    first.click(30, 30)
+    first.controller.do("accept")
+    first.click(60, 50)
+
+    # A second window on the same session only looks, and says so; it has its own layers.
+    second = Window(second_viewer, qtbot, session=path)
+    assert "open in" in second.widget.status.text()
+    second.wait(lambda: second.state.is_encoded)
+    assert second.canvas.objects_layer is not first.canvas.objects_layer
+    second.wait(lambda: second.canvas.objects_layer is not None and second.canvas.objects_layer.data[30, 30] == 1)
+    second.canvas.points_layer.add([[10, 10]])
+    assert "read-only" in second.widget.status.text()
+    assert len(second.canvas.points_layer.data) == 1
+    second.close()
+
+    # Closed and opened again, everything is there: stack, channels, objects, and the object under way.
+    first.close()
+    first.viewer.layers.clear()
+    again = Window(first.viewer, qtbot, session=path)
+    again.wait(lambda: again.state.is_encoded)
+    assert again.state.names == ("red", "thermal")
+    assert len(again.session.objects) == 1
+    assert again.session.draft.prompts.points.tolist() == [[60.0, 50.0]]
+    again.wait(lambda: len(again.canvas.points_layer.data) == 1)
+    again.close()
+
+
+def test_an_unused_session_leaves_no_file(window: Any, own_sessions: Path) -> None:
+    assert len(list(own_sessions.glob("*.e2sam"))) == 1
+    window.close()
+    assert list(own_sessions.iterdir()) == []
+
+
+def test_shifted_channels_are_found_and_corrected(window: Any) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(1)
+    base = gaussian_filter(rng.uniform(0, 1, (140, 160)), 2)
+    data = np.stack([base, 1 - np.roll(base, 6, axis=1), base**2]).astype(np.float32)
+    stack = ChannelStack(data[:, 10:130, 10:150], tuple(ChannelSpec(name) for name in ("visible", "thermal", "other")))
+    window.open(stack)
+    window.tick("visible", "thermal", "other")
+    window.panels.stack.align.click()
+    window.wait(lambda: "thermal lies" in window.panels.stack.alignment.text())
+    assert "other lies" not in window.panels.stack.alignment.text()
+    window.panels.stack.correct.click()
+    window.wait(lambda: "Corrected" in window.panels.stack.alignment.text() and window.state.is_encoded)
+    dx, dy = window.session.record.alignment["thermal"]
+    assert abs(dx + 6) < 0.5
+    assert abs(dy) < 0.5
+    window.controller.stack.check_alignment()
+    window.wait(lambda: "No channel lies" in window.panels.stack.alignment.text())
