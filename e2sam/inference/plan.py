@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -35,6 +35,10 @@ MissingPolicy = Literal["refuse", "fill"]
 # A stack that is read from disk is read at every n-th pixel where a window of it passes this; the frame keeps twice its
 # own resolution, so its antialiasing still has something to do.
 _READ_BUDGET_BYTES = 384 * 2**20
+# A larger stack on disk is measured on blocks of it.
+_LARGEST_MEASURED_SIDE = 4096
+_SAMPLED_BLOCKS = 4
+_SAMPLED_BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +197,20 @@ class Scene:
         return cls(stack, recipes)
 
     @cached_property
+    def sample(self) -> ChannelStack:
+        """What is measured: the stack, or of a large one on disk, 4 x 4 blocks of it side by side.
+
+        Read once for all statistics; blocks, because reading every n-th pixel of a file would decode all of it.
+        """
+        height, width = self.stack.size
+        is_small = max(height, width) <= _LARGEST_MEASURED_SIDE
+        if is_small or (isinstance(self.stack.data, np.ndarray) and not isinstance(self.stack.data, np.memmap)):
+            return self.stack
+        columns = _spread(width)
+        rows = [np.concatenate([self.stack.read(y, x) for x in columns], axis=2) for y in _spread(height)]
+        return replace(self.stack, data=np.concatenate(rows, axis=1), _valid=None)
+
+    @cached_property
     def recipes(self) -> tuple[ChannelRecipe, ...]:
         """One for each channel of the stack; a student has its own.
 
@@ -202,7 +220,7 @@ class Scene:
             If the given ones do not fit the channels.
         """
         if self.wanted is None or isinstance(self.wanted, str | Mapping):
-            return fit_recipes(self.stack, self.wanted or "auto")
+            return fit_recipes(self.sample, self.wanted or "auto")
         if len(self.wanted) != self.stack.num_channels:
             raise ChannelError(
                 f"Expected one recipe for each of {self.stack.num_channels} channels, got {len(self.wanted)}: "
@@ -213,7 +231,7 @@ class Scene:
     @cached_property
     def statistics(self) -> ChannelStatistics:
         """Information and correlation of all channels."""
-        return channel_statistics(self.stack, self.recipes)
+        return channel_statistics(self.sample, self.recipes)
 
     def plan(
         self,
@@ -285,6 +303,15 @@ class Scene:
 
     def _indices(self, channels: Sequence[str | int]) -> tuple[int, ...]:
         return self.stack.indices([channels] if isinstance(channels, str) else list(channels))
+
+
+def _spread(length: int) -> list[slice]:
+    """Four slices spread over a length, on multiples of their own so that each lies in one tile of a file."""
+    if length <= _SAMPLED_BLOCKS * _SAMPLED_BLOCK:
+        return [slice(0, length)]
+    centres = (np.arange(_SAMPLED_BLOCKS) + 0.5) * length / _SAMPLED_BLOCKS
+    starts = (centres.astype(int) // _SAMPLED_BLOCK * _SAMPLED_BLOCK).tolist()
+    return [slice(start, min(start + _SAMPLED_BLOCK, length)) for start in starts]
 
 
 def _matched(
