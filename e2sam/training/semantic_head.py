@@ -80,8 +80,8 @@ def preset_of(config: FinetuneConfig, stack: ChannelStack) -> Preset:
         return Preset()
     settings = SemanticSettings(1e-4, 5e-5, 0.05, dice=0.0, class_weights=False, flips=False)
     if "depth" in stack.names:
-        colours = {name: ChannelRecipe("range", 0, 255) for name in ("R", "G", "B") if name in stack.names}
-        kinds: dict[str, ChannelRecipe] = {**colours, "depth": ChannelRecipe("log_depth", 0, math.log(1001))}
+        kinds: dict[str, ChannelRecipe] = {"depth": ChannelRecipe("log_depth", 0, math.log(1001))}
+        kinds.update((name, ChannelRecipe("range", 0, 255)) for name in ("R", "G", "B") if name in stack.names)
         return Preset("bmvc2023", "full", settings, batch_size=2, epochs=100, tile_size=max(stack.size), kinds=kinds)
     whole = replace(settings, encoder_rate=1e-4)
     return Preset("bmvc2023", "full", whole, batch_size=4, epochs=20, tile_size=512, kinds="none")
