@@ -13,6 +13,7 @@ from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
 from e2sam.data.stack import ChannelStack, LazyArray
+from e2sam.data.windowed import WindowedArray
 
 __all__ = ["WARNING_SHIFT", "ChannelShift", "estimate_shift", "estimate_shifts", "shifted"]
 
@@ -126,36 +127,20 @@ def shifted(stack: ChannelStack, shifts: Mapping[str, tuple[float, float]]) -> C
     return replace(stack, data=_Shifted(stack.data, moves, missing), _valid=None)
 
 
-class _Shifted:
-    """An array (..., C, H, W) with some channels moved, read by windows."""
+class _Shifted(WindowedArray):
+    """An array with some channels moved."""
 
     def __init__(
         self, data: LazyArray, moves: Mapping[int, tuple[float, float]], missing: Sequence[float | None]
     ) -> None:
+        super().__init__(tuple(data.shape), data.dtype)
         self._data = data
         self._moves = moves
         self._missing = missing
-        self.shape = tuple(data.shape)
-        self.dtype = data.dtype
 
-    def __getitem__(self, key: Any) -> Any:
-        leading, channels, rows, columns = _split_key(key, self.shape)
-        row_range, column_range = (
-            range(length)[part] for part, length in zip((rows, columns), self.shape[-2:], strict=True)
-        )
-        if isinstance(channels, int | np.integer):
-            return self._plane(leading, int(channels), row_range, column_range)
-        wanted = range(self.shape[-3])[channels] if isinstance(channels, slice) else list(channels)
-        return np.stack([self._plane(leading, int(index), row_range, column_range) for index in wanted], axis=-3)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
-
-    def _plane(self, leading: tuple[Any, ...], channel: int, rows: range, columns: range) -> NDArray[Any]:
+    def plane(self, leading: tuple[Any, ...], channel: int, rows: range, columns: range) -> NDArray[Any]:
         if channel not in self._moves:
             return np.asarray(self._data[(*leading, channel, _as_slice(rows), _as_slice(columns))])
-        if not rows or not columns:
-            return np.zeros((len(rows), len(columns)), self.dtype)
         dx, dy = self._moves[channel]
         y0, x0 = int(np.floor(rows.start - dy)), int(np.floor(columns.start - dx))
         # One pixel more on each side, for interpolation.
@@ -203,18 +188,6 @@ def _interpolated(block: NDArray[Any], fy: float, fx: float, missing: float | No
     return result
 
 
-def _split_key(key: Any, shape: tuple[int, ...]) -> tuple[tuple[Any, ...], Any, slice, slice]:
-    parts = key if isinstance(key, tuple) else (key,)
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts = (*parts[:at], *(slice(None),) * (len(shape) - len(parts) + 1), *parts[at + 1 :])
-    parts = (*parts, *(slice(None),) * (len(shape) - len(parts)))
-    rows, columns = parts[-2:]
-    if not (isinstance(rows, slice) and isinstance(columns, slice)):
-        raise IndexError("rows and columns are read by slices")
-    return parts[:-3], parts[-3], rows, columns
-
-
 def _as_slice(positions: range) -> slice:
     return slice(positions.start, positions.stop, positions.step)
 
@@ -240,7 +213,10 @@ def _edges(plane: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]
     # An edge between measured and unmeasured pixels is the sensor's, not the scene's.
     edges[ndimage.binary_dilation(~valid, iterations=4)] = 0
     limit = float(np.percentile(edges, 99.5))
-    return np.minimum(edges, limit) / limit if limit > 0 else edges
+    if limit > 0:
+        np.minimum(edges, limit, out=edges)
+        edges /= limit
+    return edges
 
 
 def _shift_between(target: NDArray[np.float32], moving: NDArray[np.float32]) -> tuple[float, float, float, bool]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2sam.data.stack import ChannelSpec, ChannelStack, GeoReference
+from e2sam.data.windowed import WindowedArray
 from e2sam.errors import StackError
 
 __all__ = ["Grid", "Placed", "combine", "placed_by_geo"]
@@ -145,8 +146,8 @@ class _Source:
         self, leading: tuple[Any, ...], channel: int, rows: range, columns: range, dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         """One channel at the given positions of the grid."""
-        ys = self.start[0] + self.step[0] * np.arange(rows.start, rows.stop, rows.step)
-        xs = self.start[1] + self.step[1] * np.arange(columns.start, columns.stop, columns.step)
+        ys = self.start[0] + self.step[0] * np.array(rows, np.float64)
+        xs = self.start[1] + self.step[1] * np.array(columns, np.float64)
         nodata = self.channels[channel].nodata
         if self.is_exact:
             window = slice(int(ys[0]), int(ys[-1]) + 1, rows.step), slice(int(xs[0]), int(xs[-1]) + 1, columns.step)
@@ -163,33 +164,14 @@ class _Source:
         return result
 
 
-class _Combined:
-    """An array (..., C, H, W) over several layers, read by windows."""
+class _Combined(WindowedArray):
+    """An array over several layers."""
 
     def __init__(self, sources: Sequence[_Source], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        super().__init__(shape, dtype)
         self._planes = [(source, index) for source in sources for index in range(len(source.channels))]
-        self.shape = shape
-        self.dtype = dtype
 
-    def __getitem__(self, key: Any) -> Any:
-        parts = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in parts:
-            at = parts.index(Ellipsis)
-            parts = (*parts[:at], *(slice(None),) * (len(self.shape) - len(parts) + 1), *parts[at + 1 :])
-        parts = (*parts, *(slice(None),) * (len(self.shape) - len(parts)))
-        leading, channels = parts[:-3], parts[-3]
-        rows, columns = range(self.shape[-2])[parts[-2]], range(self.shape[-1])[parts[-1]]
-        if isinstance(channels, int | np.integer):
-            return self._plane(leading, int(channels), rows, columns)
-        wanted = range(self.shape[-3])[channels] if isinstance(channels, slice) else list(channels)
-        return np.stack([self._plane(leading, int(index), rows, columns) for index in wanted], axis=-3)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
-
-    def _plane(self, leading: tuple[Any, ...], channel: int, rows: range, columns: range) -> NDArray[Any]:
-        if not rows or not columns:
-            return np.zeros((len(rows), len(columns)), self.dtype)
+    def plane(self, leading: tuple[Any, ...], channel: int, rows: range, columns: range) -> NDArray[Any]:
         source, index = self._planes[channel]
         return source.read(leading, index, rows, columns, self.dtype)
 
@@ -251,7 +233,7 @@ def _grid(layers: Sequence[Placed], finest: Placed, extent: str) -> Grid:
 
 def _channels(layers: Sequence[Placed], sources: Sequence[_Source]) -> tuple[ChannelSpec, ...]:
     names = [name for layer in layers for name in layer.stack.names]
-    channels = []
+    channels: list[ChannelSpec] = []
     for number, (layer, source) in enumerate(zip(layers, sources, strict=True), start=1):
         for channel in layer.stack.channels:
             prefix = layer.name or _stem(layer.stack.source) or str(number)

@@ -39,9 +39,9 @@ def polygons_of(mask: MaskCrop) -> list[Polygon]:
             holes[parts[y, x - 1] - 1].append(ring)
     offset = np.array([mask.x0, mask.y0], np.float64)
     polygons = []
-    for ring, inner in zip(outer, holes, strict=True):
-        assert ring is not None
-        polygons.append((ring + offset, *(hole + offset for hole in inner)))
+    for around, inner in zip(outer, holes, strict=True):
+        assert around is not None
+        polygons.append((around + offset, *(hole + offset for hole in inner)))
     return polygons
 
 
@@ -51,7 +51,6 @@ def mask_of_polygons(polygons: Sequence[ArrayLike], size: tuple[int, int]) -> Ma
     None if there is no such pixel.
     """
     height, width = size
-    total: NDArray[np.bool_] | None = None
     rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in polygons]
     rings = [ring for ring in rings if len(ring) >= 3]
     if not rings:

@@ -88,7 +88,9 @@ def _logits_to_bytes(logits: NDArray[np.float32]) -> bytes:
 def _logits_from_bytes(data: bytes) -> NDArray[np.float32]:
     height, width = struct.unpack_from("<II", data)
     steps = np.frombuffer(zlib.decompress(data[8:]), np.int16).reshape(height, width)
-    return np.cumsum(steps, axis=1, dtype=np.int16).astype(np.float32) / 32
+    logits: NDArray[np.float32] = np.cumsum(steps, axis=1, dtype=np.int16).astype(np.float32)
+    logits /= 32
+    return logits
 
 
 def conditions_to_bytes(conditions: Conditions) -> bytes:

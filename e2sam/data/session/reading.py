@@ -11,13 +11,13 @@ from e2sam.data.masks import Box, MaskCrop, intersect
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.encoding import read_prompts
 from e2sam.data.session.records import ClassRecord, ObjectRecord, Plane
-from e2sam.data.session.stacks import StackActions
+from e2sam.data.session.stacks import SettingActions, StackActions
 from e2sam.errors import SessionError
 
 __all__ = ["ObjectReading"]
 
 
-class ObjectReading(StackActions):
+class ObjectReading(StackActions, SettingActions):
     """Objects, classes and labels as they stand."""
 
     def objects(self, stack_id: int | None = None, plane: Plane | None = None) -> tuple[ObjectRecord, ...]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from e2sam.data.session.journal import Delta, Edit
 from e2sam.data.session.objects import ObjectActions
 from e2sam.data.session.records import ClassRecord, HistoryStep, NewObject, ObjectRecord, Plane
-from e2sam.data.session.stacks import SettingActions
 from e2sam.errors import SessionError
 
 __all__ = ["Session"]
@@ -18,7 +17,7 @@ __all__ = ["Session"]
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
 
 
-class Session(ObjectActions, SettingActions):
+class Session(ObjectActions):
     """One `.e2sam` file: stacks, prompts, objects, history, training runs. See the module `e2sam.data.session`."""
 
     def add_class(self, name: str, colour: str = "", key: str = "") -> ClassRecord:
@@ -36,8 +35,13 @@ class Session(ObjectActions, SettingActions):
         known = {record.id: record for record in self.classes()}
         if class_id not in known:
             raise SessionError(f"Expected a class of the session, got {class_id}.")
-        given = {"name": name, "colour": colour, "key": key}
-        record = replace(known[class_id], **{field: value for field, value in given.items() if value is not None})
+        before = known[class_id]
+        record = ClassRecord(
+            class_id,
+            before.name if name is None else name,
+            before.colour if colour is None else colour,
+            before.key if key is None else key,
+        )
         _check_class(record.name, record.colour)
         if any(other.name == record.name and other.id != class_id for other in known.values()):
             raise SessionError(f"Expected a new class name, got {record.name!r} again.")

@@ -51,14 +51,8 @@ class StackActions(SessionCore):
         given = [] if stack.source is None else [stack.source]
         files = tuple(Path(path).absolute() for path in (given if paths is None else paths))
         content = content_hash(stack, files, full_hash)
-        shape = tuple(int(length) for length in stack.data.shape)
-        for known in self.stacks():
-            if known.content == content and (*known.num_planes, len(known.channels), *known.size) == shape:
-                if files and files != known.paths and not _are_there(known.paths):
-                    return self._update_stack("stack", replace(known, paths=files))
-                return known
         record = StackRecord(
-            id=1 + max((known.id for known in self.stacks()), default=0),
+            id=0,
             name=name or (files[0].name if files else "stack"),
             paths=files,
             content=content,
@@ -69,7 +63,19 @@ class StackActions(SessionCore):
             geo=stack.geo,
             reading=dict(reading or {}),
         )
-        return self._update_stack("stack", record)
+        with self._guard:
+            return self._add_record(record)
+
+    def _add_record(self, record: StackRecord) -> StackRecord:
+        """Store a new stack, or find the one with its content and shape again."""
+        shape = (record.num_planes, len(record.channels), record.size)
+        for known in self.stacks():
+            if known.content == record.content and (known.num_planes, len(known.channels), known.size) == shape:
+                if record.paths and record.paths != known.paths and not _are_there(known.paths):
+                    return self._update_stack("stack", replace(known, paths=record.paths))
+                return known
+        number = 1 + max((known.id for known in self.stacks()), default=0)
+        return self._update_stack("stack", replace(record, id=number))
 
     def stacks(self) -> tuple[StackRecord, ...]:
         """All stacks, in the order they were added."""
