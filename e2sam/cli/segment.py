@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -205,18 +206,22 @@ def _auto(options: argparse.Namespace) -> None:
     def steps() -> Iterator[AutomaticStep]:
         labels.append((yield from segment_everything_steps(predictor, automatic)))
 
+    start = time.perf_counter()
     for _ in progress(steps(), None, "batches of clicks"):
         pass
+    seconds = {"encode": predictor.seconds_encode, "predict": time.perf_counter() - start}
     write_labels(options.out, labels[0], stack.geo)
+    covered, objects = float((labels[0] > 0).mean()), int(labels[0].max())
     result = {
-        "objects": int(labels[0].max()),
-        "covered": float((labels[0] > 0).mean()),
+        "objects": objects,
+        "covered": covered,
+        "seconds": seconds,
         "channels": list(predictor.channels),
         "model": str(options.model),
         "encoder_passes": predictor.encoder_passes,
         "out": str(options.out),
     }
-    emit(result, options.json, [f"{options.out}: {result['objects']} objects over {100 * result['covered']:.0f} %"])
+    emit(result, options.json, [f"{options.out}: {objects} objects over {100 * covered:.0f} % of the image"])
 
 
 def _predict(options: argparse.Namespace) -> None:

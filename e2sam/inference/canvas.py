@@ -65,9 +65,9 @@ class LabelCanvas:
             return []
         labels, places = np.unique(drawn, return_inverse=True)
         roots, merged = np.unique([self._root(int(label)) for label in labels], return_inverse=True)
-        drawn = merged[places]
-        areas_tile, areas_drawn = np.bincount(tile), np.bincount(drawn)
-        pairs, common = np.unique(np.stack((tile[both], drawn[both])), axis=1, return_counts=True)
+        rooted = merged[places]
+        areas_tile, areas_drawn = np.bincount(tile), np.bincount(rooted)
+        pairs, common = np.unique(np.stack((tile[both], rooted[both])), axis=1, return_counts=True)
         union = areas_tile[pairs[0]] + areas_drawn[pairs[1]] - common
         same = common >= _SAME_OBJECT_IOU * union
         return [(int(local), int(roots[place])) for local, place in pairs.T[same]]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from e2sam.inference.encoding import EncodedWindow, WindowEncoder
 from e2sam.inference.plan import EncodingPlan
 from e2sam.inference.prediction import Box, Prediction
+from e2sam.modeling.e2sam import MergeModule
 
 __all__ = ["shares_in", "weights_in"]
 
@@ -53,9 +55,9 @@ def shares_in(
 
 def _merge_weights(encoder: WindowEncoder, plan: EncodingPlan, encoded: EncodedWindow) -> NDArray[np.float32]:
     """(S, h, w) float32 on the grid of the embedding."""
-    merge = encoder.model.merge
-    assert merge is not None and plan.positions is not None
+    assert encoder.model.merge is not None and plan.positions is not None
+    merge = cast(MergeModule, encoder.model.merge)
     with torch.inference_mode():
-        weights: Tensor = merge.weights(encoded.features, plan.positions)
+        weights = merge.weights(encoded.features, plan.positions)
         array: NDArray[np.float32] = weights[0].float().cpu().numpy()
     return array

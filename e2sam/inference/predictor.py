@@ -61,7 +61,8 @@ class _Answer:
     def goes_on_in(self, prompts: Prompts) -> bool:
         """Whether prompts are these and more: the user is still at the same object."""
         count = len(self.prompts.points)
-        same_box = self.prompts.box is not None and np.array_equal(self.prompts.box, prompts.box)
+        box = prompts.box
+        same_box = box is not None and self.prompts.box is not None and np.array_equal(self.prompts.box, box)
         same_points = count > 0 and np.array_equal(self.prompts.points, prompts.points[:count])
         return same_points or same_box
 
@@ -345,7 +346,7 @@ class Predictor:
         around = Prompts.checked(None, None, box, None, current.windows.size)
         assert around.box is not None
         window = current.windows.closer(around.box)
-        low, high = np.float32(window[:2]), np.float32(window[2:])
+        low, high = np.asarray(window[:2], np.float32), np.asarray(window[2:], np.float32)
         kept = ((prompts.points >= low) & (prompts.points <= high)).all(axis=1)
         seen = Prompts(prompts.points[kept], prompts.labels[kept], around.box)
         return self._predict_in(current, window, seen, multimask, None).prediction

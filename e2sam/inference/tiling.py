@@ -118,7 +118,11 @@ def logits_in_window(logits: NDArray[np.float32], of: Prediction, window: Box, f
     """Logits (h, w) of a prediction, seen from the frame of another window; strongly negative outside its own."""
     out_height, out_width = frame.logits_size
     centres = np.stack(np.meshgrid(np.arange(out_width) + 0.5, np.arange(out_height) + 0.5), axis=-1)
-    image = frame.to_image(centres * frame.logits_stride) + np.float32(window[:2]) - np.float32(of.window[:2])
+    image = (
+        frame.to_image(centres * frame.logits_stride)
+        + np.asarray(window[:2], np.float32)
+        - np.asarray(of.window[:2], np.float32)
+    )
     position = of.frame.to_model(image) / of.frame.logits_stride - 0.5
     height, width = logits.shape
     limit_y, limit_x = (side / of.frame.logits_stride for side in of.frame.input_size)
@@ -135,7 +139,7 @@ def logits_in_window(logits: NDArray[np.float32], of: Prediction, window: Box, f
 
 def shifted(prompts: Prompts, window: Box) -> Prompts:
     """Prompts in pixels of the image, as pixels of a window of it."""
-    corner = np.float32(window[:2])
+    corner = np.asarray(window[:2], np.float32)
     box = None if prompts.box is None else prompts.box - np.tile(corner, 2)
     return replace(prompts, points=prompts.points - corner, box=box)
 
@@ -150,4 +154,4 @@ def _starts(length: int, side: int, overlap: int) -> list[int]:
     if length <= side:
         return [0]
     count = -(-(length - overlap) // (side - overlap))
-    return np.linspace(0, length - side, count).round().astype(int).tolist()
+    return [round(start) for start in np.linspace(0, length - side, count).tolist()]
