@@ -165,7 +165,7 @@ class Canvas:
             assert self._scene is not None
             height, width = self._scene.size
             dtype = np.uint16 if height * width > _WIDE_IMAGE else np.int32
-            layer = Labels(np.zeros((height, width), dtype), name="objects", opacity=0.45, **self._place)
+            layer = Labels(np.zeros((height, width), dtype), name="objects", opacity=0.6, **self._place)
             layer.events.paint.connect(self._on_paint)
             self._add("objects", layer, below="mask" if "mask" in self._layers else "points")
             self._has_labels = False
@@ -178,7 +178,7 @@ class Canvas:
             layer = Labels(
                 np.zeros((1, 1) if self._has_cropped_mask else self._scene.size, np.uint8),
                 name="mask",
-                opacity=0.55,
+                opacity=0.65,
                 colormap={0: "transparent", None: "#35c9ff"},
                 **self._place,
             )
@@ -238,11 +238,11 @@ class Canvas:
             return
         with self._writing():
             self._show_points(self._points(), prompts)
-            shapes = self._layers.get("box") if prompts.box is None else self._shapes()
+            shapes = self._layers.get("box")
             if shapes is not None and len(shapes.data):
                 shapes.data = []
             if prompts.box is not None:
-                shapes.add_rectangles(corners_of_box([float(value) for value in prompts.box]))
+                self._shapes().add_rectangles(corners_of_box([float(value) for value in prompts.box]))
 
     def _show_points(self, layer: Points, prompts: Prompts) -> None:
         shown = xy_of_points(layer.data)
@@ -378,11 +378,10 @@ class Canvas:
         if self._scene is None:
             return
         points = self._points()
-        shapes = self._shapes() if name in ("box", "scribble") else self._layers.get("box")
-        target: Layer = shapes if name in ("box", "scribble") else points
+        target: Layer = self._shapes() if name in ("box", "scribble") else points
         with self._writing():
-            if shapes is not None:
-                shapes.mode = {"box": "add_rectangle", "scribble": "add_polyline"}.get(name, "pan_zoom")
+            if "box" in self._layers:
+                self._layers["box"].mode = {"box": "add_rectangle", "scribble": "add_polyline"}.get(name, "pan_zoom")
             points.mode = {"points": "add", "move": "select"}.get(name, "pan_zoom")
             self.viewer.layers.selection.active = target
         if name == "points":
@@ -459,13 +458,10 @@ class Canvas:
         if self._is_writing:
             return
         active = self.viewer.layers.selection.active
-        if active is not None and active is self._layers.get("points"):
-            tool = {"add": "points", "select": "move"}.get(str(active.mode), "")
-        elif active is not None and active is self._layers.get("box"):
-            tool = {"add_rectangle": "box", "add_polyline": "scribble"}.get(str(active.mode), "")
-        else:
-            tool = ""
-        self.tool_changed.emit(tool)
+        mode = str(getattr(active, "mode", ""))
+        tools = {"add": "points", "select": "move", "add_rectangle": "box", "add_polyline": "scribble"}
+        is_prompt = active is not None and active in (self._layers.get("points"), self._layers.get("box"))
+        self.tool_changed.emit(tools.get(mode, "") if is_prompt else "")
 
     def _on_removed(self, event: Any) -> None:
         for name, layer in tuple(self._layers.items()):

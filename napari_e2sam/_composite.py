@@ -27,9 +27,9 @@ def composite_of(
     block = stack.read(channels=list(selection), step=step_of(stack))
     planes = apply_recipes(block, stack.valid_of(block, list(selection)), [recipes[index] for index in selection])
     if matrix is None:
-        groups = (
-            np.array_split(np.arange(len(selection)), 3) if len(selection) >= 3 else [[0], [len(selection) - 1], [0]]
-        )
+        count = len(selection)
+        thirds = [list(part) for part in np.array_split(np.arange(count), 3)]
+        groups = thirds if count >= 3 else [[0], [count - 1], [0]]
         matrix = np.zeros((3, len(selection)), np.float32)
         for row, group in enumerate(groups):
             matrix[row, group] = 1 / len(group)

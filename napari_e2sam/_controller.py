@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class Controller:
         self._reopen()
         self.stack.start()
 
-    def close(self) -> None:
+    def close(self, remove_layers: bool = False) -> None:
         """Let go of the viewer, end the engine, close the session; a second time does nothing."""
         if self._is_closed:
             return
@@ -105,7 +106,7 @@ class Controller:
         self.stack.close()
         self.work.engine.close()
         self.work.tasks.close()
-        self.work.canvas.close()
+        self.work.canvas.close(remove_layers)
         self.session.close()
 
     def open_sample(self) -> None:
@@ -151,12 +152,12 @@ class Controller:
             "next click": self.prompts.toggle_next_click,
         }
         for tool in ("points", "box", "scribble", "move"):
-            actions[f"tool {tool}"] = lambda tool=tool: self.prompts.take_tool(tool)
+            actions[f"tool {tool}"] = partial(self.prompts.take_tool, tool)
         for number in range(9):
-            actions[f"preset {number}"] = lambda number=number: self.encoding.take_preset(number)
-            actions[f"class {number}"] = lambda number=number: self.objects.choose_class_at(number)
+            actions[f"preset {number}"] = partial(self.encoding.take_preset, number)
+            actions[f"class {number}"] = partial(self.objects.choose_class_at, number)
         for number in range(3):
-            actions[f"candidate {number}"] = lambda number=number: self.prompts.choose_candidate(number)
+            actions[f"candidate {number}"] = partial(self.prompts.choose_candidate, number)
         return actions
 
     def _bind(self) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QProcess, Signal
@@ -48,7 +48,7 @@ def start_process() -> Channel:
         process.kill()
         process.wait()
 
-    return Channel(process.stdout, process.stdin, end)
+    return Channel(cast(BinaryIO, process.stdout), cast(BinaryIO, process.stdin), end)
 
 
 def start_thread(engine: Any) -> Channel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ class ObjectControl:
     def split(self) -> None:
         """Split the chosen objects into their separate parts."""
         for number in self._panel.chosen_ids:
-            self._try(lambda number=number: self._work.session.file.split(number))
+            self._try(partial(self._work.session.file.split, number))
 
     def review(self) -> None:
         """Mark the chosen objects as reviewed, and go on to the next."""

@@ -134,7 +134,8 @@ class PromptControl:
             return None
         if len(answered.points) and not np.allclose(points[:-1], answered.points, atol=1e-3):
             return None
-        return answered.logits[min(draft.chosen, len(answered.logits) - 1)]
+        logits: NDArray[np.float32] = answered.logits[min(draft.chosen, len(answered.logits) - 1)]
+        return logits
 
     def _store(self, prompts: Prompts) -> None:
         try:
@@ -176,8 +177,9 @@ class PromptControl:
             work.state.model.get("fingerprint", ""),
         )
         body, arrays = self._request_of(prompts)
-        if self._refines and draft.candidates and draft.candidates[draft.chosen].mask is not None:
-            body["around"] = list(draft.candidates[draft.chosen].mask.box)
+        shown = draft.candidates[draft.chosen].mask if draft.candidates else None
+        if self._refines and shown is not None:
+            body["around"] = list(shown.box)
             arrays = {}
         work.engine.request(
             Request(
@@ -267,12 +269,15 @@ class PromptControl:
             Request(
                 "shares",
                 {"candidate": draft.chosen},
-                done=lambda message: self._panel.set_shares(
-                    [ShareRow(name, share) for name, share in message.body["shares"].items()], "Share in the mask"
-                ),
+                done=self._on_shares,
                 lane="shares",
             )
         )
+
+    def _on_shares(self, message: Message) -> None:
+        if self._work.session.draft.candidates:
+            rows = [ShareRow(name, share) for name, share in message.body["shares"].items()]
+            self._panel.set_shares(rows, "Share in the mask")
 
     def leave_one_out(self) -> None:
         """Predict again without each channel."""
@@ -356,8 +361,8 @@ def next_click(masks: Sequence[MaskCrop]) -> tuple[Box, NDArray[np.float32], tup
     box = masks[0].box
     for mask in masks[1:]:
         box = unite(box, mask.box)
-    share = np.mean([mask.window(box) for mask in masks], axis=0, dtype=np.float32)
-    doubt = 4 * share * (1 - share)
+    share = np.mean([mask.window(box) for mask in masks], axis=0)
+    doubt = np.asarray(4 * share * (1 - share), np.float32)
     depth = distance_transform_edt(np.pad(doubt > 0, 1))[1:-1, 1:-1] * doubt
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
     return box, doubt, (box[0] + float(column) + 0.5, box[1] + float(row) + 0.5)

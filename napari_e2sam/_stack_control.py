@@ -234,9 +234,11 @@ class StackControl:
         session = work.session
         before = dict(session.record.alignment)
         added = {shift.name: (shift.dx, shift.dy) for shift in self._shifts if shift.is_warning}
+        none = (0.0, 0.0)
         shifts = {
-            name: tuple(
-                old + new for old, new in zip(before.get(name, (0.0, 0.0)), added.get(name, (0.0, 0.0)), strict=True)
+            name: (
+                before.get(name, none)[0] + added.get(name, none)[0],
+                before.get(name, none)[1] + added.get(name, none)[1],
             )
             for name in {*before, *added}
         }

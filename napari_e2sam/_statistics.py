@@ -59,9 +59,7 @@ def wavelength_presets(stack: ChannelStack) -> tuple[tuple[str, tuple[int, ...]]
     known = [(index, channel.wavelength_nm) for index, channel in enumerate(stack.channels) if channel.wavelength_nm]
     presets = []
     for name, bands in _PRESETS.items():
-        found = [
-            min(known, key=lambda entry, wanted=_BANDS[band]: abs(entry[1] - wanted), default=None) for band in bands
-        ]
+        found = [_nearest(known, _BANDS[band]) for band in bands]
         near = [
             entry is not None and abs(entry[1] - _BANDS[band]) <= _TOLERANCE_NM
             for entry, band in zip(found, bands, strict=True)
@@ -70,6 +68,10 @@ def wavelength_presets(stack: ChannelStack) -> tuple[tuple[str, tuple[int, ...]]
         if all(near) and len(set(chosen)) == 3:
             presets.append((name, chosen))
     return tuple(presets)
+
+
+def _nearest(known: Sequence[tuple[int, float]], wanted: float) -> tuple[int, float] | None:
+    return min(known, key=lambda entry: abs(entry[1] - wanted), default=None)
 
 
 def _histogram(values: np.ndarray) -> tuple[float, ...]:

@@ -56,6 +56,8 @@ TOOLTIPS: Mapping[str, str] = {
     "import": "Take objects from a label image or a COCO file.",
     "everything": "Segment every object of the image; they come as objects to review.",
     "overlap": "What happens where a new object lies on an old one.",
+    "session": "Everything is saved as you work. Go on with another session, or begin one.",
+    "keys": "Every shortcut of this window.",
     # Learning
     "finetune": "Train the mask decoder on the accepted objects of this session.",
     "inherit": "Make a student that takes all channels of this stack, taught by the current model. Needs no labels.",

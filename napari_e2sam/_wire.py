@@ -56,7 +56,7 @@ def send(stream: BinaryIO, message: Message) -> None:
     ).encode()
     stream.write(_LENGTH.pack(len(head)) + head)
     for array in arrays.values():
-        data = memoryview(array.reshape(-1).view(np.uint8))
+        data = array.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), _CHUNK):
             stream.write(data[start : start + _CHUNK])
     stream.flush()
@@ -74,7 +74,7 @@ def receive(stream: BinaryIO) -> Message | None:
     arrays = {}
     for name, dtype, shape in head["arrays"]:
         array = np.empty(shape, np.dtype(dtype))
-        if not _fill(stream, memoryview(array.reshape(-1).view(np.uint8))):
+        if not _fill(stream, array.reshape(-1).view(np.uint8).data):
             return None
         arrays[name] = array
     return Message(head["what"], head["ticket"], head["body"], arrays)

@@ -18,7 +18,7 @@ class ObjectColumn:
     """Columns, left to right."""
 
     ID, CLASS, SCORE, AREA, CHANNELS, REVIEWED = range(6)
-    TITLES = ("Id", "Class", "Score", "Area", "Channels", "Reviewed")
+    TITLES = ("Id", "Class", "Score", "Area", "Channels", "Rev.")
 
 
 class ObjectTable(QAbstractTableModel):

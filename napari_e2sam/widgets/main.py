@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import napari
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QShowEvent
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtWidgets import (
+    QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -20,8 +20,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from e2sam.errors import E2SamError
 from napari_e2sam._controller import Controller, Panels
 from napari_e2sam._jobs import Channel, start_process
+from napari_e2sam._session import SessionModel
 from napari_e2sam._shortcuts import shortcut_table
 from napari_e2sam._tooltips import set_tooltips
 from napari_e2sam.widgets.channels import ChannelsPanel
@@ -94,6 +96,7 @@ class SegmentWidget(QWidget):
         start_engine: Callable[[], Channel] = start_process,
     ) -> None:
         super().__init__()
+        self._start_engine = start_engine
         self.panels = Panels(
             StackPanel(), ChannelsPanel(), ModelPanel(), PromptsPanel(), ObjectsPanel(), LearningPanel()
         )
@@ -129,12 +132,16 @@ class SegmentWidget(QWidget):
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setWidget(column)
         self._column = column
+        column.installEventFilter(self)
         self.status = QLabel(wordWrap=True)
         self.status.setMinimumHeight(18)
-        self.keys = QToolButton(text="Keys")
+        self.session = QToolButton(text="Session", objectName="session")
+        self.session.clicked.connect(self._on_session)
+        self.keys = QToolButton(text="Keys", objectName="keys")
         self.keys.clicked.connect(self._on_keys)
         bottom = QHBoxLayout()
         bottom.addWidget(self.status, 1)
+        bottom.addWidget(self.session)
         bottom.addWidget(self.keys)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
@@ -144,13 +151,15 @@ class SegmentWidget(QWidget):
 
     def _fit_width(self) -> None:
         """As wide as the panels need beside the scroll bar, so that the bar never covers them."""
-        bar = self.scroll.verticalScrollBar().sizeHint().width()
-        self.scroll.setMinimumWidth(self._column.minimumSizeHint().width() + bar)
+        bar = self.scroll.verticalScrollBar()
+        width = max(bar.sizeHint().width(), bar.width() if bar.isVisible() else 0)
+        self.scroll.setMinimumWidth(self._column.minimumSizeHint().width() + width + 2)
 
-    def showEvent(self, event: QShowEvent) -> None:
-        """Fit the width once the theme's fonts and margins are known."""
-        super().showEvent(event)
-        self._fit_width()
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Fit the width whenever a panel, or the theme, asks for another."""
+        if watched is self._column and event.type() == QEvent.Type.LayoutRequest:
+            self._fit_width()
+        return bool(super().eventFilter(watched, event))
 
     def _on_stack_summarized(self, text: str, needs_attention: bool) -> None:
         self.sections["stack"].set_summary(text)
@@ -160,6 +169,32 @@ class SegmentWidget(QWidget):
         """Show one line about what happens."""
         self.status.setText(text)
         self.status.setStyleSheet(_STATUS_COLOURS[kind])
+
+    def _on_session(self) -> None:
+        path = self.controller.session.path
+        name, _ = QFileDialog.getSaveFileName(
+            self,
+            f"Everything is saved in {path.name}. Go on with, or begin, another session",
+            str(path),
+            "Sessions (*.e2sam)",
+            options=QFileDialog.Option.DontConfirmOverwrite,
+        )
+        if name and Path(name) != path:
+            self.go_on_with(Path(name).with_suffix(".e2sam"))
+
+    def go_on_with(self, path: Path) -> None:
+        """Leave this session, which needs no saving, and open another in its place."""
+        viewer, start_engine = self.controller.viewer, self._start_engine
+        try:
+            SessionModel(path).close()
+        except E2SamError as error:
+            self.say(str(error), "error")
+            return
+        self.controller.close(remove_layers=True)
+        viewer.window.remove_dock_widget(self)
+        viewer.layers.clear()
+        widget = SegmentWidget(viewer, path, start_engine=start_engine)
+        viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
 
     def _on_keys(self) -> None:
         box = QMessageBox(self)

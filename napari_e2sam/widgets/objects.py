@@ -66,8 +66,9 @@ class ObjectsPanel(QWidget):
         self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.view.horizontalHeader().setStretchLastSection(True)
-        for column, width in enumerate((50, 76, 44, 66, 70)):
+        for column, width in enumerate((46, 72, 42, 62, 66)):
             self.view.setColumnWidth(column, width)
+        self.view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.view.setMinimumHeight(_ROW_HEIGHT * 5)
         self.classes = QComboBox(objectName="classes")
         self.add_class = QPushButton("New class...", objectName="add_class")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import Window
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from conftest import Window
 
 
 def test_layers_of_any_kind_become_stacks(window: Any) -> None:

@@ -1,0 +1,79 @@
+"""Encodes images that are likely to come next into the cache, in a process of its own and at low priority.
+
+``python -m napari_e2sam._prefetch TASK`` with a JSON object {"model", "channels", "paths"}. Clicks never wait for it, and
+ending it at any moment harms nothing: entries of the cache appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from e2sam.errors import E2SamError
+
+__all__ = ["command", "environment", "main", "prefetch"]
+
+_log = logging.getLogger(__name__)
+
+
+def command(model: str, channels: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Arguments of the Python that encodes `channels` of the images at `paths`."""
+    task = {"model": model, "channels": list(channels), "paths": [str(path) for path in paths]}
+    return ["-m", "napari_e2sam._prefetch", json.dumps(task)]
+
+
+def environment() -> dict[str, str]:
+    """Settings for the process: one thread, so that the window's own encoding keeps the processor."""
+    return {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def prefetch(api: Any, model: str, channels: Sequence[str], paths: Sequence[Path]) -> int:
+    """Encode the images that have these channels; returns how many.
+
+    Parameters
+    ----------
+    api
+        Anything with the engine's `load_model`, `Predictor` and `read_stack`.
+    model, channels, paths
+        Model by name or path, names of the selected channels, and the images.
+    """
+    from e2sam.data.normalize import fit_recipes
+
+    predictor = None
+    count = 0
+    for path in paths:
+        try:
+            stack = api.read_stack(path)
+            middle = stack.plane(*(length // 2 for length in stack.num_planes))
+            if not set(channels) <= set(stack.names):
+                continue
+            # Loaded only where there is something to encode.
+            predictor = predictor or api.Predictor(api.load_model(model))
+            # The same plane and the same fit as when the window opens it, so that the cache knows the answer then.
+            first = stack.plane(*(0 for _ in stack.num_planes))
+            predictor.prefetch(first, tuple(channels), fit_recipes(middle))
+            count += 1
+        except (E2SamError, OSError, MemoryError) as error:
+            # The window will say what is wrong when the image is opened.
+            _log.info("%s was not prefetched: %s", path, error)
+    return count
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the task given as JSON."""
+    if hasattr(os, "nice"):
+        os.nice(10)
+    import e2sam
+
+    task = json.loads(arguments[0])
+    prefetch(e2sam, task["model"], task["channels"], [Path(path) for path in task["paths"]])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
