@@ -8,8 +8,9 @@ import os
 import pickle
 import struct
 import tempfile
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ class CheckpointInfo:
         Version of e2sam that wrote it.
     fingerprint
         SHA-256 of configuration and weights.
+    weights
+        SHA-256 of the weights alone, by which damage is found.
     extra
         Whatever else was said when it was saved.
     """
@@ -81,6 +84,7 @@ class CheckpointInfo:
     parent: str = ""
     library_version: str = ""
     fingerprint: str = ""
+    weights: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,8 +126,17 @@ def _semantic_from_json(values: Mapping[str, Any] | None) -> SemanticConfig | No
 
 def fingerprint_of(model: E2SAM) -> str:
     """SHA-256 (hexadecimal) of a model's configuration and weights: what caches and corrections are keyed by."""
-    digest = hashlib.sha256(json.dumps(config_to_json(model.config), sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
+    return _fingerprint(model.config, _weights_digest(model.state_dict()))
+
+
+def _fingerprint(config: ModelConfig, weights: str) -> str:
+    described = json.dumps(config_to_json(config), sort_keys=True, default=_plain)
+    return hashlib.sha256(f"{described}{weights}".encode()).hexdigest()
+
+
+def _weights_digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(_bytes_of(value))
     return digest.hexdigest()
@@ -145,14 +158,17 @@ def save_checkpoint(path: Path | str, model: E2SAM, provenance: Mapping[str, Any
         as JSON values.
     """
     target = Path(path)
+    weights = _weights_digest(model.state_dict())
     header = {
         **provenance,
         "format": FORMAT_VERSION,
         "library_version": __version__,
         "config": config_to_json(model.config),
-        "fingerprint": fingerprint_of(model),
+        "weights": weights,
+        "fingerprint": _fingerprint(model.config, weights),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     os.close(handle)
     try:
@@ -191,7 +207,7 @@ def read_checkpoint_info(path: Path | str) -> CheckpointInfo:
             f"Expected a checkpoint of format {FORMAT_VERSION} or older, got {header['format']} "
             f"(written by e2sam {header.get('library_version', '?')}): update e2sam."
         )
-    known = {"stage", "teacher", "classes", "training", "parent", "library_version", "fingerprint", "config", "format"}
+    known = {one.name for one in fields(CheckpointInfo)} | {"format"}
     return CheckpointInfo(
         path=source,
         config=config_from_json(header["config"]),
@@ -202,6 +218,7 @@ def read_checkpoint_info(path: Path | str) -> CheckpointInfo:
         parent=str(header.get("parent", "")),
         library_version=str(header.get("library_version", "")),
         fingerprint=str(header.get("fingerprint", "")),
+        weights=str(header.get("weights", "")),
         extra={name: value for name, value in header.items() if name not in known},
     )
 
@@ -220,7 +237,14 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> E2S
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"Expected whole weights in {info.path.name}, got a damaged file ({error}).") from error
     model = build_with_weights(info.config, state)
-    model.fingerprint = fingerprint_of(model)
+    weights = _weights_digest(model.state_dict())
+    if info.weights and info.weights != weights:
+        raise CheckpointError(
+            f"Expected in {info.path.name} the weights that its header names, got others: the file is damaged, "
+            "take a fresh copy."
+        )
+    # A later version may describe the same configuration with more words: the model keeps the name that it was given.
+    model.fingerprint = info.fingerprint or _fingerprint(info.config, weights)
     return model.to(device).eval()
 
 
@@ -236,7 +260,10 @@ def load_sam_checkpoint(path: Path | str, device: torch.device | str = "cpu") ->
     """
     source = _existing(Path(path))
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # That a foreign pickle has another protocol is no news to the user: it is read or refused below.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"Expected plain weights in {source.name}, got a pickle with other objects, which could run code: "

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
+from tqdm import tqdm
 
 from e2sam.errors import CheckpointError
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.weights.checkpoint import load_checkpoint, load_sam_checkpoint
-from e2sam.weights.download import DownloadError, Progress, download, part_of
+from e2sam.weights.download import DownloadError, Progress, download, part_of, sha256_of
 
-__all__ = ["ZOO", "ZooEntry", "fetch", "load_model", "model_folder", "resolve_device", "state_of"]
+__all__ = ["ZOO", "ZooEntry", "fetch", "load_model", "model_folder", "resolve_device", "state_of", "weights_file"]
 
 _log = logging.getLogger(__name__)
 _SAM_ADDRESS = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -170,11 +174,7 @@ def _locate(name_or_path: str | Path) -> Path:
                 f"Expected a model of {', '.join(ZOO)}, or a .safetensors or .pth file, got {name!r}."
             )
         return path
-    entry = ZOO[name]
-    path = weights_file(entry)
-    if path.is_file() or not entry.address:
-        return path
-    return fetch(entry)
+    return fetch(ZOO[name])
 
 
 def fetch(entry: ZooEntry, progress: Progress | None = None) -> Path:
@@ -191,16 +191,63 @@ def fetch(entry: ZooEntry, progress: Progress | None = None) -> Path:
         If the file cannot be had, or is not the published one.
     """
     path = weights_file(entry)
-    if path.is_file() or not entry.address:
+    if not entry.address:
         return path
-    _log.info(
-        "Downloading %s: %.0f MB, licence %s, from %s", entry.file, entry.size / 1e6, entry.licence, entry.address
-    )
+    if path.is_file():
+        _verify(path, entry)
+        return path
+    _log.info("Downloading %s: %.0f MB, licence %s, %s", entry.file, entry.size / 1e6, entry.licence, entry.address)
     try:
-        download(entry.address, path, entry.sha256, progress)
-    except DownloadError as error:
+        with _shown(progress, entry) as step:
+            download(entry.address, path, entry.sha256, step)
+    except (DownloadError, OSError) as error:
         raise CheckpointError(
             f"Expected to download {entry.file} ({entry.size / 1e6:.0f} MB, licence {entry.licence}), got: {error}. "
             f"Without a network, fetch {entry.address} elsewhere and put it at {path}."
         ) from error
+    _remember(path, entry)
     return path
+
+
+@contextmanager
+def _shown(progress: Progress | None, entry: ZooEntry) -> Iterator[Progress | None]:
+    """The caller's own progress, or a bar on standard error when a person watches."""
+    if progress is not None or not sys.stderr.isatty():
+        yield progress
+        return
+    with tqdm(total=entry.size, desc=entry.file, unit="B", unit_scale=True, file=sys.stderr, leave=False) as bar:
+        yield lambda done, total: _advance(bar, done, total)
+
+
+def _advance(bar: Any, done: int, total: int) -> None:
+    bar.total = total or bar.total
+    bar.update(done - bar.n)
+
+
+def _verify(path: Path, entry: ZooEntry) -> None:
+    """Check the hash of a file that someone may have put there by hand, once for each state of the file."""
+    marker = _marker_of(path)
+    if marker.is_file() and marker.read_text(errors="replace") == _mark(path, entry):
+        return
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise CheckpointError(
+            f"Expected the published {entry.file} (SHA-256 {entry.sha256[:12]}...) at {path}, got another file "
+            f"({found[:12]}...): remove it, or load it by its path."
+        )
+    _remember(path, entry)
+
+
+def _marker_of(path: Path) -> Path:
+    return path.with_name(path.name + ".checked")
+
+
+def _mark(path: Path, entry: ZooEntry) -> str:
+    state = path.stat()
+    return f"{entry.sha256} {state.st_size} {state.st_mtime_ns}"
+
+
+def _remember(path: Path, entry: ZooEntry) -> None:
+    # In a folder that cannot be written the hash is computed each time.
+    with suppress(OSError):
+        _marker_of(path).write_text(_mark(path, entry))
