@@ -239,6 +239,15 @@ class SettingActions(SessionCore):
         self._set_value("active", "active", [stack_id, list(plane)], is_draft=True)
 
     @property
+    def worklist(self) -> tuple[Path, ...]:
+        """Images to be worked through, in their order; see `StackRecord.is_done` for what is done."""
+        return tuple(Path(path) for path in self._setting_value("worklist", []))
+
+    def set_worklist(self, paths: Sequence[str | Path]) -> None:
+        """Store the images to be worked through."""
+        self._set_value("worklist", "worklist", [str(Path(path).absolute()) for path in paths])
+
+    @property
     def overlap(self) -> str:
         """Which object a pixel shows where several lie: "newest" or "oldest"."""
         return str(self._setting_value("overlap", "newest"))
