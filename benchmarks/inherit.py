@@ -51,7 +51,7 @@ REAL = (
     "samson_hsi_156band",
 )
 CLICKS = ClickOptions(limit=10, with_box=False, stop_at=0.9)
-NUM_CHANNELS = 6
+NUM_CHANNELS = 5
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "init mean": {"init": "mean"},

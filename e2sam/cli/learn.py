@@ -16,6 +16,7 @@ from e2sam.cli.output import emit
 from e2sam.errors import TrainingError
 
 if TYPE_CHECKING:
+    from e2sam.data.io.datasets import LabelledItem
     from e2sam.data.stack import ChannelStack
     from e2sam.training.config import TrainStep
     from e2sam.training.finetune_config import FinetuneResult
@@ -145,7 +146,8 @@ def _stacks(options: argparse.Namespace) -> list[ChannelStack]:
     from e2sam.inference.batch import find_stacks
 
     names = None if options.channel_names is None else options.channel_names.split(",")
-    stacks, images = [], {}
+    stacks = []
+    images: dict[str, dict[str, LabelledItem]] = {}
     for task in find_stacks(options.paths, options.out):
         if task.item:
             source = str(task.source)

@@ -9,11 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from e2sam.errors import ChannelError
 
-__all__ = ["SELECTORS", "ChannelSelector", "view_matrix"]
+__all__ = ["SELECTORS", "ChannelSelector", "slot_weights", "view_matrix"]
 
 SELECTORS = ("random", "diverse", "fixed")
 # Sizes of the selections that "diverse" draws, with their shares: mostly triples, as the teacher has three planes.
 _SIZES = {1: 0.15, 2: 0.15, 3: 0.7}
+# How sharply more than three channels are divided over the three planes.
+_SLOT_SHARPNESS = 4.0
 
 
 class ChannelSelector:
@@ -100,13 +102,26 @@ class ChannelSelector:
         return self.ordered(chosen)
 
 
+def slot_weights(count: int) -> NDArray[np.float32]:
+    """(3, S) weights of S channels, in canonical order, in the planes of a composite; each row sums to 1.
+
+    One channel stands three times; of two, the third plane is the mean; three are taken as ordered; more are divided
+    softly over the planes in their order, as the bands of a spectrum over red, green and blue.
+    """
+    if count < 1:
+        raise ChannelError("Expected at least 1 channel for a composite, got 0.")
+    if count == 2:
+        return np.array([[1, 0], [0, 1], [0.5, 0.5]], np.float32)
+    if count <= 3:
+        return np.ones((3, 1), np.float32) if count == 1 else np.eye(3, dtype=np.float32)
+    place = 2 * np.linspace(0, 1, count)
+    weights: NDArray[np.float64] = np.exp(-_SLOT_SHARPNESS * (place[None] - np.arange(3)[:, None]) ** 2)
+    shares: NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return shares
+
+
 def view_matrix(selection: Sequence[int], num_channels: int) -> NDArray[np.float32]:
-    """(3, N) composite of one to three channels: one stands three times; of two, the third plane is the mean."""
-    groups = {1: [[0], [0], [0]], 2: [[0], [1], [0, 1]], 3: [[0], [1], [2]]}.get(len(selection))
-    if groups is None:
-        raise ChannelError(f"Expected one to three channels for a teacher's view, got {len(selection)}.")
+    """(3, N) composite of a selection in canonical order, with `slot_weights`."""
     matrix = np.zeros((3, num_channels), np.float32)
-    for row, places in enumerate(groups):
-        for place in places:
-            matrix[row, selection[place]] += 1 / len(places)
+    matrix[:, list(selection)] = slot_weights(len(selection))
     return matrix

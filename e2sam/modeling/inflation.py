@@ -27,7 +27,7 @@ INITS = ("inflate", "mean", "random", "scratch")
 
 def input_layer(encoder: nn.Module) -> nn.Conv2d:
     """The first layer of an encoder, a convolution of the prepared planes."""
-    layer = encoder.patch_embed.proj if hasattr(encoder, "patch_embed") else encoder.input_conv
+    layer = encoder.get_submodule("patch_embed.proj" if hasattr(encoder, "patch_embed") else "input_conv")
     assert isinstance(layer, nn.Conv2d)
     return layer
 

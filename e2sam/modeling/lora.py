@@ -42,9 +42,8 @@ class LoRALinear(nn.Linear):
         if linear.bias is not None:
             linear.bias.requires_grad_(False)
         self.scale = (rank if alpha is None else alpha) / rank
-        options = {"device": linear.weight.device, "dtype": linear.weight.dtype}
-        self.lora_a = nn.Parameter(torch.empty(rank, linear.in_features, **options))  # type: ignore[arg-type]
-        self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, **options))  # type: ignore[arg-type]
+        self.lora_a = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
+        self.lora_b = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.is_merged = False
 

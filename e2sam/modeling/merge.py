@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from e2sam.data.stack import ChannelSpec
 from e2sam.errors import ChannelError, CheckpointError
+from e2sam.modeling.channel_selector import slot_weights
 from e2sam.modeling.e2sam import ModelConfig
 
 __all__ = ["EMBEDDING_CHANNELS", "GatedMerge", "SplitMerge", "build_merge"]
@@ -26,10 +27,8 @@ _LEARNED = 16
 _SLOTS = 3
 _KINDS = ("colour", "depth", "disparity", "thermal", "sar", "reflectance", "stain")
 _NUM_WAVES = 4
-# Logit of a channel in a slot that the composite of a small selection leaves empty: weight 0.0025 before training.
-_EMPTY_SLOT = -6.0
-# How sharply a larger selection is divided over the three slots at first.
-_SLOT_SHARPNESS = 4.0
+# Weight, before training, of a channel in a slot that the composite of the selection leaves empty.
+_EMPTY_SLOT = 0.0025
 
 
 def build_merge(config: ModelConfig) -> nn.Module:
@@ -149,7 +148,7 @@ class GatedMerge(nn.Module):
 
     def forward(self, features: Tensor, selection: Sequence[int]) -> Tensor:
         """Embedding (B, 256, h, w) of a selection."""
-        change = self.deviation[:, None, None] * self.readout(self.basis(features, selection))
+        change: Tensor = self.deviation[:, None, None] * self.readout(self.basis(features, selection))
         return features[:, :EMBEDDING_CHANNELS] + change
 
     def weights(self, features: Tensor, selection: Sequence[int]) -> Tensor:
@@ -163,7 +162,8 @@ class GatedMerge(nn.Module):
         """(B, 192 + 3 cells, h, w): what the last, linear layer reads."""
         chosen, _ = self._ordered(selection)
         gates, code = self._gates(features, chosen)
-        sketch = features[:, EMBEDDING_CHANNELS:].unflatten(1, (self.rank, self.ratio**2))
+        batch, _, *grid = features.shape
+        sketch = features[:, EMBEDDING_CHANNELS:].reshape(batch, self.rank, self.ratio**2, *grid)
         mixture = torch.einsum("bjshw,sk->bjkhw", gates, self.loadings[chosen].to(gates.dtype))
         gated = torch.einsum("bjkhw,bkchw->bjchw", mixture, sketch).flatten(1, 2)
         usual = torch.einsum("jk,bkchw->bjchw", (self.canonical @ self.loadings).to(sketch.dtype), sketch)
@@ -196,9 +196,10 @@ class GatedMerge(nn.Module):
         shared = torch.full_like(standing, 1 / count)
         parts = (self.loadings[index], self.descriptors[index], self.learned[index], standing, shared)
         codes = self.describe(torch.cat(parts, dim=1))
-        keys = self.key(codes).unflatten(1, (_SLOTS, _KEY))
+        keys = self.key(codes).reshape(count, _SLOTS, _KEY)
         sketch = features[:, EMBEDDING_CHANNELS:]
-        queries = self.query(torch.cat((self._standardized(features), sketch), dim=1)).unflatten(1, (_SLOTS, _KEY))
+        queries = self.query(torch.cat((self._standardized(features), sketch), dim=1))
+        queries = queries.reshape(len(features), _SLOTS, _KEY, *features.shape[-2:])
         logits = torch.einsum("bjdhw,sjd->bjshw", queries, keys.to(queries.dtype)) / math.sqrt(_KEY)
         logits = logits.float() + _slot_prior(count).to(device)[None, :, :, None, None]
         gates = torch.softmax(logits, dim=2)
@@ -292,11 +293,4 @@ def _describe(channel: ChannelSpec) -> Tensor:
 
 def _slot_prior(count: int) -> Tensor:
     """(3, S) logits of ordered channels in the three slots before anything is learned."""
-    if count == 1:
-        return torch.zeros(_SLOTS, 1)
-    if count == 2:
-        return torch.tensor([[0.0, _EMPTY_SLOT], [_EMPTY_SLOT, 0.0], [0.0, 0.0]])
-    if count == 3:
-        return _EMPTY_SLOT * (1 - torch.eye(_SLOTS))
-    place = 2 * torch.linspace(0, 1, count)
-    return -_SLOT_SHARPNESS * (place[None] - torch.arange(_SLOTS)[:, None]) ** 2
+    return torch.from_numpy(slot_weights(count)).clamp(min=_EMPTY_SLOT).log()

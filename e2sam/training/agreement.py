@@ -60,6 +60,8 @@ class AgreementProbe:
         Of one to three channels; those never trained on among them.
     num_clicks
         Points a tile.
+    whole
+        All channels in canonical order, if the answers to their selection are to be measured too.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class AgreementProbe:
         views: TeacherViews,
         selections: Sequence[Sequence[int]],
         num_clicks: int = 8,
+        whole: Sequence[int] = (),
     ) -> None:
         self._planes = [reader.read(tile).planes for tile in tiles]
         self._views = views
         self._selections = [tuple(selection) for selection in selections]
         self._num_clicks = num_clicks
         self._questions: list[_Question] = []
+        self._all_channels = tuple(whole)
         self._whole: list[_Question] = []
 
     @torch.no_grad()
@@ -89,8 +93,9 @@ class AgreementProbe:
             embeddings = [view.to(model.device) for view in self._views.embed(planes, self._selections)]
             for selection, embedding in zip(self._selections, embeddings, strict=True):
                 self._ask(self._questions, index, selection, [embedding], points)
-            if planes.shape[0] > 3:
-                self._ask(self._whole, index, tuple(range(planes.shape[0])), embeddings, points)
+            if self._all_channels:
+                views = [*embeddings, self._views.embed(planes, [self._all_channels])[0].to(model.device)]
+                self._ask(self._whole, index, self._all_channels, views, points)
 
     def _ask(
         self, into: list[_Question], tile: int, selection: tuple[int, ...], embeddings: list[Tensor], points: Tensor
@@ -143,11 +148,13 @@ class AgreementProbe:
         points = question.points[:, None].to(features.device)
         labels = torch.ones(points.shape[:2], device=features.device)
         within = _inside(self._planes[question.tile], stride, torch.from_numpy(question.targets)).numpy()
-        results = []
+        results: list[list[float]] = []
+        earlier: Tensor | None = None
         for click in range(1, clicks + 1):
-            logits, scores = student.decode(embedding, click_prompts(points, labels), click == 1)
+            logits, scores = student.decode(embedding, click_prompts(points, labels, earlier), click == 1)
             rows = torch.arange(len(points), device=points.device)
-            masks = ((logits[rows, scores.argmax(1)] > 0).cpu().numpy()) & within
+            earlier = logits[rows, scores.argmax(1)].float()
+            masks = (earlier > 0).cpu().numpy() & within
             results.append([_iou(mask, target) for mask, target in zip(masks, question.targets, strict=True)])
             if click < clicks:
                 points, labels = _with_next(points, labels, masks, question.targets, stride)

@@ -99,7 +99,7 @@ class InheritConfig:
     rates: Rates = field(default_factory=Rates)
     seed: int = 0
     ema_decay: float = 0.999
-    warmup_share: float = 0.05
+    warmup_share: float = 0.15
     clip_norm: float = 1.0
     validate_every: int = 100
     checkpoint_every: int = 100
@@ -250,6 +250,7 @@ def _build_task(scenes: tuple[TrainingScene, ...], teacher: E2SAM, config: Inher
         reader.held_out_tiles(config.num_validation_tiles, config.seed),
         views,
         _validation_selections(selector, canonical, excluded, config.seed),
+        whole=selector.ordered(range(len(channels))) if len(channels) > 3 else (),
     )
     is_split = config.merge == "split"
     return InheritTask(

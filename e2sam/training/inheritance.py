@@ -33,17 +33,15 @@ __all__ = ["InheritModule", "InheritTask", "Lessons", "Rates"]
 # Tiles from which the variance of the teacher's channels, and the first readout, are taken.
 _FIRST_TILES = 12
 _WHOLE_SELECTION_SHARE = 0.5
-# How often a larger selection, which no teacher can see, is held near the canonical embedding.
-_ANCHORED = 0.3
 
 
 @dataclass(frozen=True)
 class Rates:
     """Learning rates by part, for AdamW; weight decay on matrices only."""
 
-    merge: float = 1e-3
+    merge: float = 3e-4
     first_layer: float = 1e-3
-    encoder: float = 3e-4
+    encoder: float = 1e-4
     lora: float = 5e-4
     weight_decay: float = 0.05
 
@@ -191,14 +189,15 @@ class InheritTask:
         self._seed = seed
         self._provenance = dict(provenance)
         self._fills = np.array([recipe.fill for recipe in student.config.recipes], np.float32)
-        self._canonical = tuple(canonical)
         self._selections = [self._draw_selections(index, tuple(canonical)) for index in range(len(self._tiles))]
         self._lora = _adapt(student, lora_rank) if tune == "lora" else []
 
     def _draw_selections(self, index: int, canonical: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        """Different selections of one tile, the canonical one first."""
+        """Different selections of one tile, the canonical one first; all channels together among them."""
         rng = np.random.default_rng((self._seed, 19, index))
         chosen = {canonical: None} if canonical else {}
+        if self._selector.num_channels > 3:
+            chosen[self._selector.ordered(range(self._selector.num_channels))] = None
         for turn in range(10 * self._lessons.views_per_tile):
             if len(chosen) >= self._lessons.views_per_tile:
                 break
@@ -244,11 +243,7 @@ class InheritTask:
         for index in range(min(_FIRST_TILES, len(self._tiles))):
             planes, weight = self._planes(index)
             targets = self._views.embed(planes, self._selections[index])
-            selections = self._selections[index]
-            if len(planes) > 3 and self._canonical:
-                # Without a lesson of its own, a selection that no teacher can see would be guessed at.
-                selections, targets = (*selections, tuple(range(len(planes)))), [*targets, targets[0]]
-            lessons.append((pixels_of(self._student, planes, self._size), weight, selections, targets))
+            lessons.append((pixels_of(self._student, planes, self._size), weight, self._selections[index], targets))
         fit_readout(self._student, merge, lessons)
 
     @property
@@ -297,8 +292,6 @@ class InheritTask:
             selections = [shared]
         targets = self._views.embed(planes, selections)
         present = self._present(rng, {channel for selection in selections for channel in selection}, len(planes))
-        if len(present) > 3 and self._canonical and set(self._canonical) <= set(present) and rng.random() < _ANCHORED:
-            selections, targets = [*selections, present], [*targets, *self._views.embed(planes, [self._canonical])]
         height, width = planes.shape[-2:]
         seen = planes.copy()
         absent = [channel for channel in range(len(planes)) if channel not in present]

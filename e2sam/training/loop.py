@@ -70,12 +70,14 @@ class _Run:
         self.task = task
         self.settings = settings
         self.fabric = fabric
-        groups = [
-            {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
-            for group in task.groups()
-        ]
-        self.rates = [group["lr"] for group in groups]
-        self.optimizer = torch.optim.AdamW(groups)
+        groups = task.groups()
+        self.rates = [group.learning_rate for group in groups]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
+                for group in groups
+            ]
+        )
         self.module, self.wrapped_optimizer = fabric.setup(task.module, self.optimizer)
         self.weights = TrainedWeights(task.module, settings.ema_decay)
         self.state = RunState(self._identity(), micro_size=settings.batch_size // fabric.world_size)

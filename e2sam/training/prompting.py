@@ -47,9 +47,9 @@ class TeacherMasks:
         return self.quality.argmax(1)
 
 
-def click_prompts(points: Tensor, labels: Tensor) -> PromptTensors:
-    """Prompts of points (P, K, 2) in the model's frame with labels (P, K)."""
-    return PromptTensors(points, labels.long())
+def click_prompts(points: Tensor, labels: Tensor, earlier: Tensor | None = None) -> PromptTensors:
+    """Prompts of points (P, K, 2) in the model's frame with labels (P, K), and earlier logits (P, H, W)."""
+    return PromptTensors(points, labels.long(), None if earlier is None else earlier[:, None])
 
 
 @torch.no_grad()
@@ -95,13 +95,13 @@ def prompt_loss(model: E2SAM, embedding: Tensor, views: Sequence[Tensor], points
     logits, scores = model.decode(embedding, prompts, True)
     loss = _loss(logits.float(), scores.float(), taught, inside)
     rows = torch.arange(len(points), device=points.device)
-    target = taught.logits[rows, taught.best] > 0
-    second, label = _differing_points(logits[rows, taught.best].detach() > 0, target, inside)
+    mine, its = logits[rows, taught.best].detach().float(), taught.logits[rows, taught.best]
+    second, label = _differing_points(mine > 0, its > 0, inside)
     stride = model.config.logits_stride
     both = torch.cat((points[:, None], (second + 0.5)[:, None] * stride), dim=1)
-    prompts = click_prompts(both, torch.cat((positive, label[:, None]), dim=1))
-    taught = teacher_masks(model, views, prompts, multimask=False)
-    logits, scores = model.decode(embedding, prompts, False)
+    labels = torch.cat((positive, label[:, None]), dim=1)
+    taught = teacher_masks(model, views, click_prompts(both, labels, its), multimask=False)
+    logits, scores = model.decode(embedding, click_prompts(both, labels, mine), False)
     return loss + _loss(logits.float(), scores.float(), taught, inside)
 
 

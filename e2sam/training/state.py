@@ -95,9 +95,9 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], RunState]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
     """Tensors of the optimizer's state, named by parameter."""
     return {
-        f"optimizer/{names[parameter]}/{key}": value
-        for parameter, entries in optimizer.state.items()
-        for key, value in entries.items()
+        f"optimizer/{name}/{key}": value
+        for parameter, name in names.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
 

@@ -172,8 +172,15 @@ class TrainingTask(Protocol):
         Metric of `validate` that says which weights are best, larger being better; "" = the last are kept.
     """
 
-    module: nn.Module
-    monitor: str
+    @property
+    def module(self) -> nn.Module:
+        """The trained module."""
+        ...
+
+    @property
+    def monitor(self) -> str:
+        """The metric, or ""."""
+        ...
 
     def identity(self) -> Mapping[str, Any]:
         """What a resumed run must share with the one it continues; plain JSON."""

@@ -21,7 +21,7 @@ _BATCH = 4
 
 
 class TeacherViews:
-    """Embeddings of a teacher for selections of one to three channels of a tile.
+    """Embeddings of a teacher for the composites (`view_matrix`) of selections of channels of a tile.
 
     They are kept as float16 in the user's cache (2.1 MB a view of SAM at 1024 px), keyed by the composite's own pixels
     and the teacher's weights; a run that goes on, or the next one on the same stack, needs no encoder pass for them.

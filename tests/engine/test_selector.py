@@ -80,5 +80,12 @@ def test_views_of_one_two_and_three_channels() -> None:
     assert view_matrix((2,), 3).tolist() == [[0, 0, 1]] * 3
     assert view_matrix((2, 0), 3).tolist() == [[0, 0, 1], [1, 0, 0], [0.5, 0, 0.5]]
     assert view_matrix((1, 0, 2), 3).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
-    with pytest.raises(ChannelError, match="one to three"):
-        view_matrix((0, 1, 2, 3), 4)
+    with pytest.raises(ChannelError, match="at least 1"):
+        view_matrix((), 4)
+
+
+@pytest.mark.parametrize("count", [4, 5, 16, 156])
+def test_views_of_more_channels_hold_every_one(count: int) -> None:
+    matrix = view_matrix(range(count), count)
+    assert matrix.sum(1) == pytest.approx([1, 1, 1]) and (matrix.sum(0) > 0).all()
+    assert matrix[0].argmax() == 0 and matrix[2].argmax() == count - 1
