@@ -1,0 +1,207 @@
+"""How good `tiny` is from clicks, beside what a user has without a network.
+
+Sets: (a) synthetic scenes whose silhouettes and photographs were never trained on (purely procedural ones of unseen
+seeds without `--held-out`), (b) the real images that stand beside the repository. Every method gets the same objects,
+channels and simulated user; of a classical method, the best of several settings for each set is reported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.classical import methods
+from benchmarks.real_sets import SETS, RealImage, load_set
+from benchmarks.report import Report, at_most, parser_for
+from e2sam.data.normalize import apply_recipes, fit_recipes
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.data.synthetic import Material, SceneOptions, make_scene
+from e2sam.evaluation.clicks import ClickOptions, ClickReport, ObjectClicks, PromptedModel, evaluate_clicks
+from e2sam.inference.predictor import Predictor
+from e2sam.weights.zoo import load_model
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+_SEED = 77_000_000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How much is measured: objects of an image, synthetic scenes, most clicks, objects for the classical methods."""
+
+    objects: int
+    scenes: int
+    limit: int
+    classical_objects: int
+
+
+def synthetic_images(work: Workload, held_out: Path | None) -> Iterator[RealImage]:
+    """Set (a): scenes of 512 pixels with objects that the colour planes show, of at least 200 pixels."""
+    material = None if held_out is None else Material.load(held_out)
+    options = SceneOptions(hidden=0.0, smallest=200)
+    for index in range(work.scenes):
+        rng = np.random.default_rng((_SEED, index))
+        scene = make_scene(rng, (512, 512), 1, options, material)
+        stack = ChannelStack(np.round(scene.planes[:3] * 255).astype(np.uint8), tuple(ChannelSpec(n) for n in "RGB"))
+        labels = np.unique(scene.labels[scene.labels > 0])
+        chosen = rng.permutation(labels)[: work.objects]
+        yield RealImage(stack, ("R", "G", "B"), {str(label): scene.mask(int(label)) for label in chosen})
+
+
+def picture_of(image: RealImage) -> NDArray[np.float32]:
+    """The three planes (H, W, 3) in [0, 1] that every method sees, by the recipes that the predictor uses."""
+    stack = image.stack
+    recipes = fit_recipes(stack)
+    block = stack.read()
+    planes = apply_recipes(block, stack.valid_of(block), recipes)
+    return planes[list(stack.indices(image.channels))].transpose(1, 2, 0)
+
+
+def measure(model: PromptedModel, image: RealImage, options: ClickOptions) -> tuple[ObjectClicks, ...]:
+    """Objects of one image."""
+    return evaluate_clicks(model, image.targets, options).objects
+
+
+def rows_of_set(predictor: Predictor, images: list[RealImage], work: Workload) -> dict[str, dict[str, float]]:
+    """Figures of `tiny` and of every classical method on the images of one set."""
+    found: list[ObjectClicks] = []
+    for image in images:
+        predictor.set_stack(image.stack, image.channels)
+        found += measure(predictor, image, ClickOptions(limit=work.limit))
+    rows = {"tiny": summary(found, work.limit)}
+    few = [RealImage(image.stack, image.channels, _few(image.targets, work.classical_objects)) for image in images]
+    same = {(index, name) for index, image in enumerate(few) for name in image.targets}
+    rows["tiny, same objects"] = summary(_kept(found, images, same), work.limit)
+    options = ClickOptions(limit=work.limit, feeds_mask=False, with_box=False)
+    for name, (method, settings) in methods().items():
+        tried = []
+        for setting in settings:
+            result = [row for image in few for row in measure(method(picture_of(image), setting), image, options)]
+            tried.append(summary(result, work.limit))
+        for key in ("iou_1", "iou_5"):
+            best = max(tried, key=lambda row: row[key])
+            rows.setdefault(name, {})[key] = best[key]
+        rows[name]["noc_85"] = min(row["noc_85"] for row in tried)
+    return rows
+
+
+def _few(targets: dict[str, NDArray[np.bool_]], most: int) -> dict[str, NDArray[np.bool_]]:
+    names = list(targets)
+    return {
+        names[index]: targets[names[index]] for index in np.unique(np.linspace(0, len(names) - 1, most).astype(int))
+    }
+
+
+def _kept(found: list[ObjectClicks], images: list[RealImage], same: set[tuple[int, str]]) -> list[ObjectClicks]:
+    places = [(index, name) for index, image in enumerate(images) for name in image.targets]
+    return [row for row, place in zip(found, places, strict=True) if place in same]
+
+
+def summary(found: list[ObjectClicks], limit: int) -> dict[str, float]:
+    """The figures of one row."""
+    whole = ClickReport(tuple(found), limit).to_json()
+    return {
+        "objects": whole["objects"],
+        **{f"iou_{click}": whole["iou"][click] for click in ("1", "2", "3", "5", "10")},
+        "box_iou": whole["box_iou"],
+        **{f"noc_{level}": whole["noc"][level] for level in ("80", "85", "90")},
+        "fr_85": whole["fr20"]["85"],
+        "oracle": whole["oracle_iou"],
+        "chosen": whole["chosen_iou"],
+        "seconds_per_click": whole["seconds_per_click"],
+    }
+
+
+def timings(predictor: Predictor, repeats: int = 9) -> dict[str, float]:
+    """Median seconds of an encoder pass and of a click on 512 x 512 pixels."""
+    model = predictor.model
+    rng = np.random.default_rng(0)
+    stack = ChannelStack(rng.integers(0, 255, (3, 512, 512), dtype=np.uint8), tuple(ChannelSpec(n) for n in "RGB"))
+    encodes, clicks = [], []
+    with torch.inference_mode():
+        pixels = torch.randn(1, 3, 512, 512)
+        for _ in range(repeats):
+            start = time.perf_counter()
+            model.embed(model.encode(pixels))
+            encodes.append(time.perf_counter() - start)
+    predictor.set_stack(stack, ("R", "G", "B"))
+    logits = predictor.predict([(200, 200)], [1]).logits[0]
+    for _ in range(repeats):
+        predictor.predict([(200, 200), (300, 120)], [1, 0], mask=logits, multimask=False)
+        clicks.append(predictor.seconds_predict)
+    return {
+        "encoder_pass": float(np.median(encodes)),
+        "click": float(np.median(clicks)),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def bars(report: Report, sets: dict[str, dict[str, dict[str, float]]]) -> None:
+    """What the table is held against."""
+    real = {name: rows for name, rows in sets.items() if name != "synthetic"}
+    own = sets["synthetic"]["tiny"]
+    report.bar("synthetic: IoU after one click", 0.72, own["iou_1"])
+    report.bar("synthetic: IoU after five clicks", 0.88, own["iou_5"])
+    report.bar("synthetic: clicks to IoU 0.85", 5, own["noc_85"], at_most)
+    for key, bar in (("iou_1", 0.50), ("iou_5", 0.75)):
+        if real:
+            report.bar(f"real, mean of sets: {key}", bar, float(np.mean([rows["tiny"][key] for rows in real.values()])))
+    for key in ("iou_1", "iou_5", "noc_85"):
+        sign = -1 if key == "noc_85" else 1
+        wins = [name for name, rows in real.items() if _wins(rows, key, sign)]
+        if real:
+            report.bar(f"real sets where tiny beats every classical method in {key}", 5, len(wins))
+            report.figures[f"won_{key}"] = wins
+        report.bar(
+            f"synthetic: tiny beats every classical method in {key}", 1, int(_wins(sets["synthetic"], key, sign))
+        )
+    lost = float(np.mean([rows["tiny"]["oracle"] - rows["tiny"]["chosen"] for rows in sets.values()]))
+    report.bar("IoU lost by choosing by predicted quality, mean of sets", 0.05, lost, at_most)
+    report.bar("seconds of an encoder pass at 512 px", 0.35, report.figures["seconds"]["encoder_pass"], at_most)
+    report.bar("seconds of a click at 512 px", 0.025, report.figures["seconds"]["click"], at_most)
+
+
+def _wins(rows: dict[str, dict[str, float]], key: str, sign: int) -> bool:
+    own = sign * rows["tiny, same objects"][key]
+    return all(own > sign * row[key] for name, row in rows.items() if not name.startswith("tiny"))
+
+
+def run(model_name: str, work: Workload, held_out: Path | None, only: list[str]) -> Report:
+    """Measure every set."""
+    model = load_model(model_name, device="cpu")
+    predictor = Predictor(model, cache=False)
+    report = Report("tiny_quality", {"model": model_name, "fingerprint": model.fingerprint[:12], "sets": {}})
+    report.figures["seconds"] = timings(predictor)
+    sets: dict[str, dict[str, dict[str, float]]] = report.figures["sets"]
+    if not only or "synthetic" in only:
+        sets["synthetic"] = rows_of_set(predictor, list(synthetic_images(work, held_out)), work)
+    for found in SETS if SHARED.is_dir() else ():
+        if not only or found.name in only:
+            sets[found.name] = rows_of_set(predictor, load_set(found, SHARED, work.objects), work)
+    if "synthetic" in sets:
+        bars(report, sets)
+    return report
+
+
+def main() -> None:
+    """Command line."""
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", default="tiny", help="name or checkpoint")
+    parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
+    parser.add_argument("--objects", type=int, default=12, help="most objects of an image")
+    parser.add_argument("--classical-objects", type=int, default=5, help="of them, for the classical methods")
+    parser.add_argument("--scenes", type=int, default=30, help="synthetic scenes")
+    parser.add_argument("--limit", type=int, default=20, help="most clicks for an object")
+    parser.add_argument("--only", nargs="*", default=[], help="names of sets")
+    options = parser.parse_args()
+    work = Workload(options.objects, options.scenes, options.limit, options.classical_objects)
+    run(options.model, work, options.held_out, options.only).show(options.json)
+
+
+if __name__ == "__main__":
+    main()
