@@ -110,9 +110,8 @@ def measure_clicks(report: Report, names: Sequence[str], most: int, folder: Path
         if len(corrections) < 2 or not held_out:
             continue
         config = FinetuneConfig(out=folder / f"{name}.safetensors", device="cpu", twin=False)
-        started = time.perf_counter()
         result = run(corrections, config)
-        seconds = time.perf_counter() - started
+        seconds = result.seconds_to_model
         before = judge_clicks(load_model("tiny", device="cpu"), held_out, most=most)
         after = judge_clicks(load_model(result.out, device="cpu"), held_out, most=most)
         compared = compare_clicks(before, after)

@@ -188,35 +188,44 @@ def finetune(
         yield replace(step, total=total, metrics={k: v for k, v in step.metrics.items() if k != "accepted"})
     if not _is_first_process():
         return _elsewhere(config, head, run)
-    after = head.judge(run.trained()) if run.outcome.accepted else before
-    difference = head.compare(before, after)
-    accepted = run.outcome.accepted and difference["not_worse"]
-    beside = None
+    result = _judged(run, before, started)
+    _write(run, result)
     if twin is not None:
+        # The model can be used from here on; the twin only says what the other channels were worth.
+        yield TrainStep(head.steps, total, math.nan, _scores(result), result.message)
         other = _Run(twin, config, config.out.with_name(f"{config.out.stem}.twin.safetensors"))
         yield TrainStep(head.steps, total, math.nan, message="Training the RGB-only twin for comparison.")
         for step in other.steps():
             yield TrainStep(head.steps + step.step, total, math.nan)
         beside = twin.judge(other.trained()).to_json()
+        result = replace(result, twin=beside, seconds=round(time.perf_counter() - started, 2))
+        _write(run, result)
         other.forget()
-    seconds = round(time.perf_counter() - started, 2)
-    message = _message(before.to_json(), after.to_json(), accepted)
-    result = FinetuneResult(
-        config.out,
-        run.outcome.steps,
-        seconds,
-        before.to_json(),
-        after.to_json(),
-        difference,
-        beside,
-        head.split,
-        accepted,
-        message,
-    )
-    _write(run, result)
     run.forget()
-    yield TrainStep(total, total, math.nan, {"accepted": float(accepted), **_scores(result)}, message)
+    yield TrainStep(total, total, math.nan, {"accepted": float(result.accepted), **_scores(result)}, result.message)
     return result
+
+
+def _judged(run: _Run, before: Any, started: float) -> FinetuneResult:
+    """Old and new model compared on what was held out."""
+    head = run.head
+    after = head.judge(run.trained()) if run.outcome.accepted else before
+    difference = head.compare(before, after)
+    accepted = run.outcome.accepted and difference["not_worse"]
+    seconds = round(time.perf_counter() - started, 2)
+    return FinetuneResult(
+        out=run.config.out,
+        steps=run.outcome.steps,
+        seconds=seconds,
+        seconds_to_model=seconds,
+        before=before.to_json(),
+        after=after.to_json(),
+        difference=difference,
+        twin=None,
+        split=head.split,
+        accepted=accepted,
+        message=_message(before.to_json(), after.to_json(), accepted),
+    )
 
 
 def _open(data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> Head:
@@ -236,9 +245,19 @@ def _is_first_process() -> bool:
 
 def _elsewhere(config: FinetuneConfig, head: Head, run: _Run) -> FinetuneResult:
     """The answer of a process that only helped: the first one judges and writes."""
-    outcome = run.outcome
-    message = "The first process has the result."
-    return FinetuneResult(config.out, outcome.steps, outcome.seconds, {}, {}, {}, None, head.split, False, message)
+    return FinetuneResult(
+        out=config.out,
+        steps=run.outcome.steps,
+        seconds=run.outcome.seconds,
+        seconds_to_model=run.outcome.seconds,
+        before={},
+        after={},
+        difference={},
+        twin=None,
+        split=head.split,
+        accepted=False,
+        message="The first process has the result.",
+    )
 
 
 def _write(run: _Run, result: FinetuneResult) -> None:

@@ -125,8 +125,8 @@ class FinetuneResult:
         The checkpoint: the new model if `accepted`, else the old one unchanged.
     steps
         Steps done.
-    seconds
-        Wall-clock time from start to result.
+    seconds, seconds_to_model
+        Wall-clock time from start to result, and to the model on disk (before the twin is trained).
     before, after
         Figures on held-out labels.
     difference
@@ -144,6 +144,7 @@ class FinetuneResult:
     out: Path
     steps: int
     seconds: float
+    seconds_to_model: float
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     difference: Mapping[str, Any]

@@ -58,7 +58,7 @@ class ClickSettings:
     learning_rate: float = 3e-4
     encoder_rate: float = 5e-5
     weight_decay: float = 0.0
-    rounds: int = 3
+    rounds: int = 2
     replay: float = 0.5
     keep: float = 1e-2
 
