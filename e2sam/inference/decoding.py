@@ -88,7 +88,8 @@ def decode_batch(
     best: DecodedBatch | None = None
     with torch.inference_mode():
         for index in range(len(embeddings)):
-            logits, scores = (part.float() for part in model.decode(embeddings[index : index + 1], prompts, True))
+            one = embeddings if len(embeddings) == 1 else embeddings[index : index + 1]
+            logits, scores = (part.float() for part in model.decode(one, prompts, True))
             views = torch.full((len(points),), index, device=embeddings.device)
             best = DecodedBatch(logits, scores, views) if best is None else _better(best, logits, scores, index)
     assert best is not None

@@ -39,6 +39,8 @@ _READ_BUDGET_BYTES = 384 * 2**20
 _LARGEST_MEASURED_SIDE = 4096
 _SAMPLED_BLOCKS = 4
 _SAMPLED_BLOCK = 256
+_LOOKED_UP_PIXELS = 1 << 18
+_BAND_PIXELS = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +156,24 @@ class EncodingPlan:
 def _normalized(
     stack: ChannelStack, index: int, pixels: NDArray[Any], recipe: ChannelRecipe, frame: Frame
 ) -> NDArray[np.float32]:
-    valid = stack.valid_of(pixels, [index])
-    if pixels.dtype == np.uint8 and recipe.kind == "none" and valid.all():
+    """A channel's pixels (1, h, w) as stored, in [0, 1] and in the frame."""
+    if pixels.dtype == np.uint8 and recipe.kind == "none" and stack.valid_of(pixels, [index]).all():
         # Resized as bytes, as SamPredictor does, and only then scaled.
         return frame.resize(pixels[0]) / np.float32(255)
-    return frame.resize(apply_recipes(pixels, valid, (recipe,))[0])
+
+    def scaled(block: NDArray[Any]) -> NDArray[np.float32]:
+        return apply_recipes(block, stack.valid_of(block, [index]), (recipe,))[0]
+
+    if pixels.dtype in (np.uint8, np.uint16) and pixels.size > _LOOKED_UP_PIXELS:
+        # What a value becomes depends on nothing else, and there are few values.
+        table = scaled(np.arange(np.iinfo(pixels.dtype).max + 1, dtype=pixels.dtype)[None, None])[0]
+        return frame.resize(table[pixels[0]])
+    plane = np.empty(pixels.shape[1:], np.float32)
+    band = max(1, _BAND_PIXELS // plane.shape[1])
+    for start in range(0, len(plane), band):
+        # By bands that stay in the processor's cache.
+        plane[start : start + band] = scaled(pixels[:, start : start + band])
+    return frame.resize(plane)
 
 
 def _unmeasured(recipe: ChannelRecipe, frame: Frame) -> NDArray[np.float32]:

@@ -302,7 +302,9 @@ class Predictor:
             # Logits of one view mean nothing to another.
             views = [before.view]
         with self._decoder_lock:
-            logits, scores = decode_prompts(self.model, embeddings[views], encoded.frame, local, multimask)
+            # The tensor itself where all of it is meant: the decoder knows again what it has prepared of an image.
+            wanted = embeddings if len(views) == len(embeddings) else embeddings[views]
+            logits, scores = decode_prompts(self.model, wanted, encoded.frame, local, multimask)
         quality = scores.max(axis=1)
         if before is not None and before.view in views:
             quality[views.index(before.view)] += _VIEW_HYSTERESIS

@@ -16,7 +16,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from e2sam.data.normalize import ChannelRecipe
+from e2sam.data.normalize import ChannelRecipe, apply_recipes
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import ChannelError, PromptError, StackError
@@ -187,6 +187,17 @@ def test_two_channels_give_first_second_and_mean(teacher: E2SAM) -> None:
     np.testing.assert_allclose(planes, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_large_planes_are_normalized_as_small_ones(teacher: E2SAM, dtype: str) -> None:
+    data = noise((1, 700, 600), dtype)
+    stack = ChannelStack(data, (ChannelSpec("a", nodata=float(data[0, 5, 5])),))
+    scene = Scene.of(stack, "percentile")
+    frame = Frame.of((700, 600), teacher.config)
+    found = scene.plan(teacher.config, ("a",)).planes((0, 0, 600, 700), frame)[0, 0]
+    expected = frame.resize(apply_recipes(data, stack.valid_of(data), scene.recipes)[0])
+    np.testing.assert_allclose(found / 255, expected, atol=1e-5)
+
+
 def test_the_view_with_the_best_predicted_quality_wins_and_is_named(teacher: E2SAM) -> None:
     stack = stack_of(noise((6, 60, 60), "uint16"))
     predictor = Predictor(teacher, cache=False)
@@ -214,6 +225,25 @@ def test_a_mask_prompt_stays_on_its_view(teacher: E2SAM) -> None:
         assert later.view == predictor.views[1].name
     # Without the mask, another view must promise clearly more.
     assert [answer.view for answer in predictor._answers] == [1] * 4
+
+
+def test_clicks_on_one_image_give_the_decoder_the_same_embedding(
+    teacher: E2SAM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    decode = teacher.decode
+
+    def spy(embeddings: Tensor, *given: Any) -> Any:
+        seen.append(embeddings)
+        return decode(embeddings, *given)
+
+    monkeypatch.setattr(teacher, "decode", spy)
+    predictor = Predictor(teacher, cache=False)
+    predictor.set_stack(stack_of(noise((3, 60, 60))))
+    for click in (10, 20, 30):
+        predictor.predict(points=[(click, click)])
+    predictor.decode_points(np.array([[5, 5]], np.float32))
+    assert all(embeddings is seen[0] for embeddings in seen)
 
 
 # Masks
