@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,7 @@ from e2sam.data.io.source import reading, suffix_of
 from e2sam.data.stack import GeoReference
 from e2sam.errors import StackError
 
-__all__ = ["read_labels", "write_labels"]
+__all__ = ["read_labels", "replace_file", "write_labels"]
 
 _TIFF = (".tif", ".tiff")
 _MAX_PNG_LABEL = 65535
@@ -43,7 +44,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoRef
     array = _checked(labels)
     if suffix_of(target) in _TIFF:
         extra = [] if geo is None else [(code, dtype, count, value, True) for code, dtype, count, value in geo.tags]
-        _replace(
+        replace_file(
             target,
             lambda part: tifffile.imwrite(
                 part, array, compression="zlib", photometric="minisblack", extratags=extra, metadata={"axes": "YX"}
@@ -52,7 +53,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoRef
     elif suffix_of(target) == ".png":
         if array.size and int(array.max()) > _MAX_PNG_LABEL:
             raise StackError(f"Expected labels up to {_MAX_PNG_LABEL} for a PNG, got {int(array.max())}: write a TIFF.")
-        _replace(target, lambda part: part.write_bytes(imagecodecs.png_encode(array)))
+        replace_file(target, lambda part: part.write_bytes(imagecodecs.png_encode(array)))
     else:
         raise StackError(f"Expected a file name ending in .tif or .png, got {target.name!r}.")
     return target
@@ -103,7 +104,14 @@ def _checked(labels: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.min_scalar_type(largest))
 
 
-def _replace(target: Path, write: Any) -> None:
+def replace_file(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside the target, then put it in its place; on failure the target stays as it was.
+
+    Raises
+    ------
+    StackError
+        If the folder does not exist.
+    """
     part = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
     try:
         write(part)
