@@ -57,7 +57,7 @@ def _models(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     from e2sam.weights.zoo import ZOO, model_folder, state_of, weights_file
 
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "about": entry.about,

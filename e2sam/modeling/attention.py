@@ -54,7 +54,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Te
     # Fused kernels want values as wide as keys, and a multiple of 8.
     values = F.pad(v, (0, extended.shape[-1] - dim))
     extra = -extended.shape[-1] % 8
-    out = F.scaled_dot_product_attention(*(F.pad(part, (0, extra)) for part in (extended, keys, values)), scale=1.0)
+    if extra:
+        extended, keys, values = (F.pad(part, (0, extra)) for part in (extended, keys, values))
+    out = F.scaled_dot_product_attention(extended, keys, values, scale=1.0)
     return out[..., :dim]
 
 
@@ -145,7 +147,7 @@ class _Region:
         cut = grid[
             self.top : self.top + self.num_down * self.height, self.left : self.left + self.num_across * self.width
         ]
-        windows = cut.unflatten(1, (self.num_across, self.width)).unflatten(0, (self.num_down, self.height))
+        windows: Tensor = cut.unflatten(1, (self.num_across, self.width)).unflatten(0, (self.num_down, self.height))
         return windows.permute(0, 2, 4, 1, 3, 5)
 
 

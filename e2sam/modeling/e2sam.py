@@ -146,6 +146,9 @@ class E2SAM(nn.Module):
     One `encode` serves every `embed`, one `embed` every `decode`.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         config: ModelConfig,
@@ -196,7 +199,9 @@ class E2SAM(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Features of prepared pixels: the embedding itself for a teacher, the merge module's input for a student."""
         features: Tensor = self.image_encoder(pixels)
-        return features if self.merge is None else self.merge.collect(features, pixels)
+        if self.merge is not None:
+            features = self.merge.collect(features, pixels)  # type: ignore[operator]
+        return features
 
     def embed(self, features: Tensor, selection: Sequence[int] | None = None) -> Tensor:
         """Embedding (B, 256, h, w) of a selection of the model's channels (all of them if None)."""

@@ -152,7 +152,8 @@ class Block(nn.Module):
             )
         normed = self.norm1(tokens)
         tokens = tokens + (self._in_windows(normed) if self.window else self.attn(normed))
-        return tokens + self.mlp(self.norm2(tokens))
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
 
     def _infer(self, tokens: Tensor) -> Tensor:
         """One image's tokens (h, w, width) float32 to the same."""
@@ -167,7 +168,7 @@ class Block(nn.Module):
         tokens = F.pad(tokens, (0, 0, 0, -width % side, 0, -height % side))
         rows, columns = tokens.shape[1] // side, tokens.shape[2] // side
         windows = tokens.reshape(batch, rows, side, columns, side, dim).transpose(2, 3).reshape(-1, side, side, dim)
-        out = self.attn(windows).reshape(batch, rows, columns, side, side, dim).transpose(2, 3)
+        out: Tensor = self.attn(windows).reshape(batch, rows, columns, side, side, dim).transpose(2, 3)
         return out.reshape(batch, rows * side, columns * side, dim)[:, :height, :width]
 
 
@@ -239,8 +240,9 @@ class ImageEncoder(nn.Module):
         tokens = tokens + self._positions(tokens.shape[1], tokens.shape[2])
         for block in self.blocks:
             tokens = block(tokens)
-        reduced = self.neck[1].tokens(compute.linear(self.neck[0], tokens.to(compute.dtype)).float())
-        mixing = self.neck[2]
+        reducing, norm, mixing, _ = self.neck
+        assert isinstance(norm, LayerNorm2d) and isinstance(mixing, nn.Conv2d)
+        reduced = norm.tokens(compute.linear(reducing, tokens.to(compute.dtype)).float())
         mixed = F.conv2d(
             reduced.to(compute.dtype).permute(0, 3, 1, 2), mixing.weight.to(compute.dtype), padding=mixing.padding
         )

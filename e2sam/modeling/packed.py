@@ -60,8 +60,8 @@ class Compute:
         if not is_packed:
             out = F.linear(tokens, prepared, bias)
             return F.gelu(out) if gelu else out
-        activation = ("gelu", [], "none") if gelu else ("none", [], "")
-        packed: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, prepared, bias, *activation)
+        name, algorithm = ("gelu", "none") if gelu else ("none", "")
+        packed: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, prepared, bias, name, [], algorithm)
         return packed
 
     def bias(self, layer: nn.Module, width: int) -> Tensor:

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 __all__ = ["ImageSide", "is_plain", "two_way_pass", "upscale"]
 
 
-def is_plain(transformer: nn.Module) -> bool:
+def is_plain(transformer: Any) -> bool:
     """Whether all its projections are linear layers of torch itself, none wrapped by a low-rank adaptation."""
     attentions = [transformer.final_attn_token_to_image]
-    for layer in transformer.layers:  # type: ignore[union-attr]
-        attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]  # type: ignore[union-attr]
+    for layer in transformer.layers:
+        attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
     return all(
         type(getattr(attention, name)) is nn.Linear
         for attention in attentions
@@ -55,7 +55,7 @@ class ImageSide:
             self._keys_of = state
         return self._keys
 
-    def positions(self, layer: nn.Module, grid: tuple[int, int]) -> Tensor:
+    def positions(self, layer: Any, grid: tuple[int, int]) -> Tensor:
         """Positional encoding (h * w, 256) of a grid."""
         matrix: Tensor = layer.positional_encoding_gaussian_matrix
         state = (grid, matrix.device, *_state(matrix), matrix.data_ptr())
@@ -100,7 +100,8 @@ def two_way_pass(transformer: Any, tokens: Tensor, keys: Tensor, positions: Tens
         queries = layer.norm3(queries + layer.mlp(queries))
         keys = layer.norm4(_onto_image(layer.cross_attn_image_to_token, queries + tokens, queries, placed, keys))
     read = _from_image(transformer.final_attn_token_to_image, queries + tokens, keys + positions, keys)
-    return transformer.norm_final_attn(queries + read), keys
+    queries = transformer.norm_final_attn(queries + read)
+    return queries, keys
 
 
 def _heads_of(projection: nn.Linear, heads: int) -> Tensor:
@@ -110,7 +111,8 @@ def _heads_of(projection: nn.Linear, heads: int) -> Tensor:
 
 def _project(projection: nn.Linear, tokens: Tensor, heads: int) -> Tensor:
     """Tokens (B, t, C) projected, of each head (heads, B * t, D)."""
-    return projection(tokens).flatten(0, 1).unflatten(-1, (heads, -1)).transpose(0, 1)
+    projected: Tensor = projection(tokens).flatten(0, 1).unflatten(-1, (heads, -1))
+    return projected.transpose(0, 1)
 
 
 def _from_image(attention: Any, query: Tensor, placed: Tensor, keys: Tensor) -> Tensor:
@@ -153,18 +155,18 @@ def _onto_image(attention: Any, tokens: Tensor, values: Tensor, placed: Tensor, 
 def _products(seen: Tensor, placed: Tensor) -> Tensor:
     """(B, r, N) inner products of (B, r, C) with image tokens (B or 1, N, C)."""
     if placed.shape[0] == 1:
-        return (seen.flatten(0, 1) @ placed[0].T).unflatten(0, seen.shape[:2])
+        return (seen.flatten(0, 1) @ placed[0].T).view(*seen.shape[:2], -1)
     return torch.bmm(seen, placed.transpose(1, 2))
 
 
 def _mixtures(weights: Tensor, keys: Tensor) -> Tensor:
     """(B, r, C) sums of image tokens (B or 1, N, C) by weights (B, r, N)."""
     if keys.shape[0] == 1:
-        return (weights.flatten(0, 1) @ keys[0]).unflatten(0, weights.shape[:2])
+        return (weights.flatten(0, 1) @ keys[0]).view(*weights.shape[:2], -1)
     return torch.bmm(weights, keys)
 
 
-def upscale(layers: nn.Sequential, keys: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
+def upscale(layers: Any, keys: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
     """Logits (B, M, 4 h, 4 w) from image tokens (B, h * w, C) and each mask's weights (B, M, 32).
 
     Both transposed convolutions have kernel and stride 2: every token becomes four, a matrix product whose results are
@@ -182,4 +184,4 @@ def upscale(layers: nn.Sequential, keys: Tensor, weights: Tensor, grid: tuple[in
 def _four_of(convolution: Any, tokens: Tensor) -> Tensor:
     """(B, n, 4, C') from tokens (B, n, C): the 2 x 2 results of a transposed convolution of kernel and stride 2."""
     kernel = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return F.linear(tokens, kernel, convolution.bias.repeat(4)).unflatten(-1, (4, -1))
+    return F.linear(tokens, kernel, convolution.bias.repeat(4)).view(*tokens.shape[:2], 4, -1)
