@@ -24,7 +24,7 @@ __all__ = ["AutomaticOptions", "AutomaticStep", "segment_everything", "segment_e
 
 # Quality and stability that a mask must reach: those of SamAutomaticMaskGenerator; `tiny` promises less of masks that
 # are as good.
-_THRESHOLDS = {"tiny": (0.7, 0.85)}
+_THRESHOLDS = {"tiny": (0.5, 0.7)}
 _SAM_THRESHOLDS = (0.88, 0.95)
 
 
