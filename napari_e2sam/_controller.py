@@ -25,12 +25,14 @@ from napari_e2sam._session import SessionModel
 from napari_e2sam._shortcuts import SHORTCUTS
 from napari_e2sam._stack_control import StackControl
 from napari_e2sam._state import Workplace
+from napari_e2sam._worklist_control import WorklistControl
 from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.learning import LearningPanel
 from napari_e2sam.widgets.model import ModelPanel
 from napari_e2sam.widgets.objects import ObjectsPanel
 from napari_e2sam.widgets.prompts import PromptsPanel
 from napari_e2sam.widgets.stack import StackPanel
+from napari_e2sam.widgets.worklist import WorklistPanel
 
 __all__ = ["Controller", "Panels"]
 
@@ -45,6 +47,7 @@ class Panels:
     prompts: PromptsPanel
     objects: ObjectsPanel
     learning: LearningPanel
+    worklist: WorklistPanel
 
 
 class Controller:
@@ -81,6 +84,8 @@ class Controller:
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
         self.learning = LearningControl(panels.learning, self.work, self.encoding)
+        # A stand-in for the engine has no cache that another process could fill.
+        self.worklist = WorklistControl(panels.worklist, self.work, prefetches=start_engine is start_process)
         panels.prompts.accept_asked.connect(self.objects.accept)
         self.work.state.scene_changed.connect(self.objects.redraw)
         self._is_closed = False
@@ -103,6 +108,7 @@ class Controller:
         for shortcut in SHORTCUTS:
             self.viewer.bind_key(shortcut.key, None, overwrite=True)
         self.learning.close()
+        self.worklist.close()
         self.stack.close()
         self.work.engine.close()
         self.work.tasks.close()

@@ -1,7 +1,7 @@
 """Encodes images that are likely to come next into the cache, in a process of its own and at low priority.
 
-``python -m napari_e2sam._prefetch TASK`` with a JSON object {"model", "channels", "paths"}. Clicks never wait for it, and
-ending it at any moment harms nothing: entries of the cache appear whole or not at all.
+``python -m napari_e2sam._prefetch TASK`` with a JSON object {"model", "channels", "paths"}. Clicks never wait for it,
+and ending it at any moment harms nothing: entries of the cache appear whole or not at all.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Worklist:
         return len(self._paths) - self.num_done
 
     def step(self, direction: int) -> Path | None:
-        """Go on by `direction` images, as far as the ends; the new current image, or None if there is no further one."""
+        """Go on by `direction` images; the new current image, or None if there is none further on."""
         return self.go_to(self._position + direction)
 
     def go_to(self, position: int) -> Path | None:

@@ -32,6 +32,7 @@ from napari_e2sam.widgets.model import ModelPanel
 from napari_e2sam.widgets.objects import ObjectsPanel
 from napari_e2sam.widgets.prompts import PromptsPanel
 from napari_e2sam.widgets.stack import StackPanel
+from napari_e2sam.widgets.worklist import WorklistPanel
 
 __all__ = ["LearnWidget", "Section", "SegmentWidget"]
 
@@ -98,7 +99,13 @@ class SegmentWidget(QWidget):
         super().__init__()
         self._start_engine = start_engine
         self.panels = Panels(
-            StackPanel(), ChannelsPanel(), ModelPanel(), PromptsPanel(), ObjectsPanel(), LearningPanel()
+            StackPanel(),
+            ChannelsPanel(),
+            ModelPanel(),
+            PromptsPanel(),
+            ObjectsPanel(),
+            LearningPanel(),
+            WorklistPanel(),
         )
         self._lay_out()
         set_tooltips(self)
@@ -111,6 +118,7 @@ class SegmentWidget(QWidget):
     def _lay_out(self) -> None:
         self.sections = {
             "stack": Section("Stack", self.panels.stack),
+            "worklist": Section("Worklist", self.panels.worklist, is_open=False),
             "channels": Section("Channels", self.panels.channels),
             "model": Section("Model", self.panels.model, is_open=False),
             "prompts": Section("Prompts", self.panels.prompts),

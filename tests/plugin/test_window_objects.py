@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from e2sam.data.stack import ChannelStack
+from napari_e2sam.widgets.export import ExportRequest
 
 
 def _labels(window: Any) -> np.ndarray:
@@ -134,5 +136,5 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     # The last object gone, the panel offers no export.
     window.session.file.delete([record.id for record in window.session.objects])
     assert not objects.actions_by_name["export"].isEnabled()
-    window.controller.exchange.export(window.session.path.with_name("x.tif"), "tiff")
+    window.controller.exchange.export(ExportRequest("tiff", Path("x.tif"), False, "objects", False))
     assert "at least 1" in window.widget.status.text()

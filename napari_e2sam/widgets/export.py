@@ -1,0 +1,150 @@
+"""Forms for export and import of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, PushButton
+from psygnal import Signal
+
+__all__ = ["ExportForm", "ExportRequest", "ImportForm", "ImportRequest"]
+
+_FORMATS = (
+    ("Label TIFF, geo-reference kept", "tiff"),
+    ("Label PNG", "png"),
+    ("COCO JSON, with channels and model", "coco"),
+    ("GeoJSON outlines", "geojson"),
+)
+_SUFFIXES = {"tiff": ".tif", "png": ".png", "coco": ".json", "geojson": ".geojson"}
+_HERE, _ALL = "this image", "all images of the session"
+_OBJECTS, _CLASSES = "object numbers", "class numbers"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the user wants exported: the arguments of `e2sam.data.export.export`."""
+
+    format: str
+    out: Path
+    all_stacks: bool
+    values: str
+    only_reviewed: bool
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What the user wants imported: a label image or a COCO file."""
+
+    path: Path
+    class_name: str
+    is_reviewed: bool
+
+
+class ExportForm(Container):  # type: ignore[misc]
+    """Asks how objects are to be written.
+
+    Parameters
+    ----------
+    folder
+        Where the first proposed file lies.
+    stem
+        Its name without suffix.
+    """
+
+    asked = Signal(ExportRequest)
+
+    def __init__(self, folder: Path, stem: str = "objects") -> None:
+        self._format = ComboBox(
+            name="format", label="Format", choices=_FORMATS, value="tiff", tooltip="What is written."
+        )
+        self._what = ComboBox(
+            name="images", label="Images", choices=(_HERE, _ALL), tooltip="Several images give a folder of labels."
+        )
+        self._values = ComboBox(
+            name="values",
+            label="Labels hold",
+            choices=(_OBJECTS, _CLASSES),
+            tooltip="Class numbers are what a semantic head learns.",
+        )
+        self._reviewed = CheckBox(
+            name="reviewed", text="Only reviewed objects", tooltip="Leave out what nobody has looked at."
+        )
+        self._out = FileEdit(name="out", label="To", mode="w", value=folder / f"{stem}.tif", tooltip="File to write.")
+        self._export = PushButton(
+            name="export", text="Export", tooltip="Write the file; it appears whole or not at all."
+        )
+        super().__init__(
+            widgets=[self._format, self._what, self._values, self._reviewed, self._out, self._export], labels=True
+        )
+        self._format.changed.connect(self._on_changed)
+        self._what.changed.connect(self._on_changed)
+        self._export.clicked.connect(lambda: self.asked.emit(self.request))
+        self._on_changed()
+
+    @property
+    def request(self) -> ExportRequest:
+        """What the form says."""
+        return ExportRequest(
+            format=self._format.value,
+            out=Path(self._out.value),
+            all_stacks=self._what.value == _ALL,
+            values="classes" if self._values.value == _CLASSES else "objects",
+            only_reviewed=bool(self._reviewed.value),
+        )
+
+    def _on_changed(self) -> None:
+        """Propose a name that fits the format: a folder for the label images of several images."""
+        kind = self._format.value
+        is_image = kind in ("tiff", "png")
+        self._values.enabled = is_image
+        out = Path(self._out.value)
+        is_folder = is_image and self._what.value == _ALL
+        self._out.mode = "d" if is_folder else "w"
+        self._out.value = out.with_suffix("") if is_folder else out.with_suffix(_SUFFIXES[kind])
+
+
+class ImportForm(Container):  # type: ignore[misc]
+    """Asks which labels are to be taken as objects.
+
+    Parameters
+    ----------
+    folder
+        Where the dialog begins.
+    classes
+        Names of the classes that a label image's objects can be given.
+    """
+
+    asked = Signal(ImportRequest)
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self._path = FileEdit(
+            name="path",
+            label="From",
+            mode="r",
+            filter="Labels (*.tif *.tiff *.png *.npy);;COCO (*.json)",
+            value=folder,
+            tooltip="A label image of this image's size, or a COCO file that names it.",
+        )
+        self._class = ComboBox(
+            name="object_class", label="Class", choices=tuple(classes), tooltip="Class of a label image's objects."
+        )
+        self._reviewed = CheckBox(
+            name="reviewed", text="Already reviewed", tooltip="Take them as looked at by a person."
+        )
+        self._import = PushButton(
+            name="take", text="Import", tooltip="Add them as objects; one step that can be undone."
+        )
+        super().__init__(widgets=[self._path, self._class, self._reviewed, self._import], labels=True)
+        self._path.changed.connect(self._on_path)
+        self._import.clicked.connect(lambda: self.asked.emit(self.request))
+
+    @property
+    def request(self) -> ImportRequest:
+        """What the form says."""
+        return ImportRequest(Path(self._path.value), str(self._class.value), bool(self._reviewed.value))
+
+    def _on_path(self) -> None:
+        # A COCO file brings its own classes.
+        self._class.enabled = Path(self._path.value).suffix.lower() != ".json"

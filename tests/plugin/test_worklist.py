@@ -1,0 +1,170 @@
+"""A folder as a worklist: the list itself, its panel, and the images in a real viewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from e2sam.data.io import read_stack
+from e2sam.data.masks import MaskCrop
+from e2sam.data.session import NewObject, Session
+from e2sam.errors import StackError
+from napari_e2sam import _prefetch
+from napari_e2sam._worklist import Worklist, images_in
+from napari_e2sam._worklist_control import WorklistControl
+from napari_e2sam.widgets.worklist import WorklistPanel
+
+NAMES = ("b1.tif", "b2.tif", "b10.tif")
+
+
+def write_image(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).random((3, 40, 48)).astype(np.float32)
+    tifffile.imwrite(path, pixels, photometric="minisblack", metadata={"axes": "CYX", "channels": ["a", "b", "c"]})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images, a label image, and a file of another kind."""
+    place = tmp_path / "images"
+    place.mkdir()
+    for seed, name in enumerate(NAMES):
+        write_image(place / name, seed)
+    tifffile.imwrite(place / "b1_labels.tif", np.zeros((40, 48), np.uint8))
+    (place / "notes.txt").write_text("x")
+    return place
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    with Session.open(tmp_path / "a.e2sam") as opened:
+        yield opened
+
+
+def test_images_come_in_the_order_of_their_numbers(folder: Path, tmp_path: Path) -> None:
+    assert [path.name for path in images_in(folder)] == list(NAMES)
+    with pytest.raises(StackError, match="got nothing"):
+        images_in(tmp_path / "nowhere")
+    with pytest.raises(StackError, match="got a file"):
+        images_in(folder / "notes.txt")
+
+
+def test_next_previous_done_remaining(folder: Path, session: Session) -> None:
+    worklist = Worklist(session)
+    assert (worklist.current, worklist.remaining, worklist.next_to_do()) == (None, 0, None)
+    worklist.open(folder)
+    assert worklist.current == folder / "b1.tif"
+    assert worklist.neighbours() == (folder / "b2.tif",)
+    with pytest.raises(StackError, match="opened image"):
+        worklist.set_done()
+    for name in NAMES[:2]:
+        session.add_stack(read_stack(folder / name))
+    session.accept(2, (), NewObject(MaskCrop(np.ones((2, 2), bool), 3, 3)))
+    worklist.set_done()
+    assert [item.state for item in worklist.items] == ["done", "begun", "new"]
+    assert (worklist.num_done, worklist.remaining) == (1, 2)
+    assert worklist.next_to_do() == folder / "b2.tif"
+    assert worklist.neighbours() == (folder / "b10.tif", folder / "b1.tif")
+    assert worklist.step(1) == folder / "b10.tif"
+    assert worklist.step(1) is None
+    assert worklist.next_to_do() == folder / "b2.tif", "from the beginning again"
+    worklist.set_done()
+    worklist.set_done(False)
+    assert worklist.remaining == 2
+    assert not worklist.find(folder / "notes.txt")
+    assert worklist.find(folder / "b1.tif")
+
+
+def test_the_list_and_what_is_done_come_back(folder: Path, session: Session) -> None:
+    worklist = Worklist(session)
+    worklist.open(folder)
+    session.add_stack(read_stack(folder / "b1.tif"))
+    worklist.set_done()
+    again = Worklist(session)
+    assert [item.state for item in again.items] == ["done", "new", "new"]
+    again.open(folder)
+    assert again.current == folder / "b2.tif", "begins with what is not done"
+    (folder / "empty").mkdir()
+    with pytest.raises(StackError, match="got none"):
+        again.open(folder / "empty")
+    assert len(again.items) == 3
+
+
+def test_the_panel_shows_and_asks(folder: Path, session: Session, qtbot: Any) -> None:
+    panel = WorklistPanel()
+    qtbot.addWidget(panel)
+    assert not panel.done.isEnabled()
+    worklist = Worklist(session)
+    worklist.open(folder)
+    panel.set_items(worklist.items, 0)
+    assert panel.text.text() == "1 of 3, 3 to do"
+    assert (panel.previous.isEnabled(), panel.following.isEnabled()) == (False, True)
+    asked: list[Any] = []
+    panel.step_asked.connect(asked.append)
+    panel.item_chosen.connect(asked.append)
+    panel.done_changed.connect(asked.append)
+    panel.following.click()
+    panel.items.setCurrentRow(2)
+    panel.done.click()
+    assert asked == [1, 2, True]
+    panel.set_items(worklist.items, 1)
+    assert asked == [1, 2, True], "showing asks nothing"
+
+
+def test_a_folder_is_worked_through_in_the_window(window: Any, folder: Path, qtbot: Any) -> None:
+    panel = WorklistPanel()
+    qtbot.addWidget(panel)
+    control = WorklistControl(panel, window.controller.work, prefetches=False)
+    names = [folder / name for name in NAMES]
+
+    def shown(path: Path) -> bool:
+        scene = window.state.scene
+        return scene is not None and scene.stack.source == path and window.state.is_encoded
+
+    panel.folder_chosen.emit(folder)
+    window.wait(lambda: shown(names[0]))
+    window.click(20, 20)
+    window.controller.do("accept")
+    window.wait(lambda: panel.items.item(0).text().startswith("\N{MIDDLE DOT}"))
+    panel.to_do.click()
+    window.wait(lambda: shown(names[1]))
+    assert panel.items.item(0).text().startswith("\N{CHECK MARK}")
+    assert panel.text.text() == "2 of 3, 2 to do"
+    assert [layer.name for layer in window.viewer.layers].count("b1") == 0, "one image is shown at a time"
+    panel.previous.click()
+    window.wait(lambda: shown(names[0]))
+    window.wait(lambda: len(window.session.objects) == 1)
+    for _ in range(3):
+        panel.to_do.click()
+        window.wait(lambda: shown(control.worklist.current))
+    assert control.worklist.remaining == 0
+    control.open_folder(folder / "nowhere")
+    assert "got nothing" in window.widget.status.text()
+    control.close()
+
+
+def test_neighbours_are_encoded_with_the_channels_in_use(folder: Path) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Predictor:
+        def __init__(self, model: str) -> None:
+            self.model = model
+
+        def prefetch(self, stack: Any, channels: Any, recipes: Any) -> None:
+            asked.append((self.model, stack.source.name, channels, len(recipes)))
+
+    api = SimpleNamespace(read_stack=read_stack, Predictor=Predictor, load_model=str)
+    (folder / "broken.tif").write_bytes(b"II*\0")
+    arguments = _prefetch.command(
+        "tiny", ("a", "c"), [folder / "b2.tif", folder / "broken.tif", folder / "b1_labels.tif"]
+    )
+    task = json.loads(arguments[-1])
+    assert arguments[:2] == ["-m", "napari_e2sam._prefetch"]
+    assert _prefetch.prefetch(api, task["model"], task["channels"], [Path(path) for path in task["paths"]]) == 1
+    assert asked == [("tiny", "b2.tif", ("a", "c"), 3)]
