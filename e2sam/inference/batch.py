@@ -286,11 +286,12 @@ def _until_one_dies(
     running: dict[Future[BatchResult], BatchTask] = {}
     waiting = list(left)
     while waiting or running:
-        while waiting and len(running) < count:
-            task = waiting.pop(0)
-            running[pool.submit(predict_one, task, model, options)] = task
-        future = next(as_completed(running))
         try:
+            # Giving out work finds a pool broken too, where a process died while the last result was used.
+            while waiting and len(running) < count:
+                task = waiting.pop(0)
+                running[pool.submit(predict_one, task, model, options)] = task
+            future = next(as_completed(running))
             result = future.result()
         except BrokenProcessPool:
             for task in running.values():
