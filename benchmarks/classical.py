@@ -232,7 +232,7 @@ class GraphCut(_Clicked):
 def methods() -> dict[str, tuple[type[_Clicked], tuple[float, ...]]]:
     """Each method and the settings of which the best for a set is reported."""
     return {
-        "flood fill": (FloodFill, (6.0, 12.0, 24.0)),
+        "flood fill": (FloodFill, (8.0, 20.0)),
         "watershed": (Watershed, (0.0, 0.001)),
         "random walker": (RandomWalker, (300.0, 3000.0)),
         "graph cut": (GraphCut, (1.0, 4.0)),

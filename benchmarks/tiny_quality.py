@@ -7,9 +7,10 @@ channels and simulated user; of a classical method, the best of several settings
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,17 @@ _SEED = 77_000_000
 
 @dataclass(frozen=True)
 class Workload:
-    """How much is measured: objects of an image, synthetic scenes, most clicks, objects for the classical methods."""
+    """How much is measured.
+
+    `objects` of an image and `limit` clicks for `tiny`; `classical_objects` of them and `classical_limit` clicks for
+    the comparison, which is slow; `scenes` synthetic images.
+    """
 
     objects: int
     scenes: int
     limit: int
     classical_objects: int
+    classical_limit: int = 10
 
 
 def synthetic_images(work: Workload, held_out: Path | None) -> Iterator[RealImage]:
@@ -67,27 +73,37 @@ def measure(model: PromptedModel, image: RealImage, options: ClickOptions) -> tu
     return evaluate_clicks(model, image.targets, options).objects
 
 
-def rows_of_set(predictor: Predictor, images: list[RealImage], work: Workload) -> dict[str, dict[str, float]]:
-    """Figures of `tiny` and of every classical method on the images of one set."""
+def tiny_rows(predictor: Predictor, images: list[RealImage], work: Workload) -> dict[str, dict[str, float]]:
+    """Figures of `tiny` on all objects of one set, and on those that the classical methods get."""
     found: list[ObjectClicks] = []
     for image in images:
         predictor.set_stack(image.stack, image.channels)
         found += measure(predictor, image, ClickOptions(limit=work.limit))
     rows = {"tiny": summary(found, work.limit)}
-    few = [RealImage(image.stack, image.channels, _few(image.targets, work.classical_objects)) for image in images]
-    same = {(index, name) for index, image in enumerate(few) for name in image.targets}
-    rows["tiny, same objects"] = summary(_kept(found, images, same), work.limit)
-    options = ClickOptions(limit=work.limit, feeds_mask=False, with_box=False)
+    same = {(index, name) for index, image in enumerate(_fewer(images, work)) for name in image.targets}
+    rows["tiny, same objects"] = summary(_kept(found, images, same), work.classical_limit)
+    return rows
+
+
+def classical_rows(images: list[RealImage], work: Workload) -> dict[str, dict[str, float]]:
+    """Best figures of every classical method on the images of one set; they do not depend on any weights."""
+    few = _fewer(images, work)
+    rows: dict[str, dict[str, float]] = {}
+    options = ClickOptions(limit=work.classical_limit, feeds_mask=False, with_box=False)
     for name, (method, settings) in methods().items():
         tried = []
         for setting in settings:
             result = [row for image in few for row in measure(method(picture_of(image), setting), image, options)]
-            tried.append(summary(result, work.limit))
+            tried.append(summary(result, work.classical_limit))
         for key in ("iou_1", "iou_5"):
             best = max(tried, key=lambda row: row[key])
             rows.setdefault(name, {})[key] = best[key]
         rows[name]["noc_85"] = min(row["noc_85"] for row in tried)
     return rows
+
+
+def _fewer(images: list[RealImage], work: Workload) -> list[RealImage]:
+    return [RealImage(image.stack, image.channels, _few(image.targets, work.classical_objects)) for image in images]
 
 
 def _few(targets: dict[str, NDArray[np.bool_]], most: int) -> dict[str, NDArray[np.bool_]]:
@@ -171,18 +187,39 @@ def _wins(rows: dict[str, dict[str, float]], key: str, sign: int) -> bool:
     return all(own > sign * row[key] for name, row in rows.items() if not name.startswith("tiny"))
 
 
-def run(model_name: str, work: Workload, held_out: Path | None, only: list[str]) -> Report:
+def image_sets(work: Workload, held_out: Path | None, only: list[str]) -> Iterator[tuple[str, list[RealImage]]]:
+    """Every set that is wanted and there."""
+    if not only or "synthetic" in only:
+        yield "synthetic", list(synthetic_images(work, held_out))
+    for found in SETS if SHARED.is_dir() else ():
+        if not only or found.name in only:
+            yield found.name, load_set(found, SHARED, work.objects)
+
+
+def kept_classical_rows(
+    name: str, images: list[RealImage], work: Workload, kept: Path | None
+) -> dict[str, dict[str, float]]:
+    """The classical rows of a set, from the file `kept` where an earlier run with this workload left them there."""
+    key = f"{name} {asdict(work)}"
+    known: dict[str, dict[str, dict[str, float]]] = {}
+    if kept is not None and kept.exists():
+        known = json.loads(kept.read_text(encoding="utf-8"))
+    if key not in known:
+        known[key] = classical_rows(images, work)
+        if kept is not None:
+            kept.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return known[key]
+
+
+def run(model_name: str, work: Workload, held_out: Path | None, only: list[str], kept: Path | None) -> Report:
     """Measure every set."""
     model = load_model(model_name, device="cpu")
     predictor = Predictor(model, cache=False)
     report = Report("tiny_quality", {"model": model_name, "fingerprint": model.fingerprint[:12], "sets": {}})
     report.figures["seconds"] = timings(predictor)
     sets: dict[str, dict[str, dict[str, float]]] = report.figures["sets"]
-    if not only or "synthetic" in only:
-        sets["synthetic"] = rows_of_set(predictor, list(synthetic_images(work, held_out)), work)
-    for found in SETS if SHARED.is_dir() else ():
-        if not only or found.name in only:
-            sets[found.name] = rows_of_set(predictor, load_set(found, SHARED, work.objects), work)
+    for name, images in image_sets(work, held_out, only):
+        sets[name] = tiny_rows(predictor, images, work) | kept_classical_rows(name, images, work, kept)
     if "synthetic" in sets:
         bars(report, sets)
     return report
@@ -193,14 +230,15 @@ def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--model", default="tiny", help="name or checkpoint")
     parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
-    parser.add_argument("--objects", type=int, default=12, help="most objects of an image")
-    parser.add_argument("--classical-objects", type=int, default=5, help="of them, for the classical methods")
-    parser.add_argument("--scenes", type=int, default=30, help="synthetic scenes")
+    parser.add_argument("--objects", type=int, default=8, help="most objects of an image")
+    parser.add_argument("--classical-objects", type=int, default=2, help="of them, for the classical methods")
+    parser.add_argument("--scenes", type=int, default=16, help="synthetic scenes")
     parser.add_argument("--limit", type=int, default=20, help="most clicks for an object")
+    parser.add_argument("--keep", type=Path, help="file that keeps the figures of the classical methods between runs")
     parser.add_argument("--only", nargs="*", default=[], help="names of sets")
     options = parser.parse_args()
     work = Workload(options.objects, options.scenes, options.limit, options.classical_objects)
-    run(options.model, work, options.held_out, options.only).show(options.json)
+    run(options.model, work, options.held_out, options.only, options.keep).show(options.json)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ _HEADS = 8
 _DETAIL_HEADS, _DETAIL_WIDTH = 4, 6
 _WIDTHS = (48, 96, 128)
 _FINE = 32
+# Added to the quality of the single mask among candidates: what it was trained for, all kinds of prompts, makes it the
+# safer choice; 0.05 to 0.15 choose alike on held-out synthetic scenes, 0 loses 0.03 IoU.
+_SINGLE_BONUS = 0.1
 # Cost of one step where no boundary is seen: 50 positions of the stride-4 grid weigh as much as one boundary.
 _STEP_COST = 0.02
 
@@ -96,7 +99,7 @@ class TinyDecoder(nn.Module):
         With S embeddings, S dividing B, the first B / S prompts belong to the first embedding, and so on.
         """
         logits, quality = self.decode(self.features(image_embeddings), prompts)
-        return (logits[:, 1:], quality[:, 1:]) if multimask_output else (logits[:, :1], quality[:, :1])
+        return _candidates(logits, quality) if multimask_output else (logits[:, :1], quality[:, :1])
 
     def features(self, embeddings: Tensor) -> ImageFeatures:
         """What does not depend on prompts."""
@@ -198,6 +201,15 @@ class TinyDecoder(nn.Module):
         under = weights @ x8.float().flatten(2).transpose(1, 2)
         whole = summary.float()[:, None].expand(-1, logits.shape[1], -1)
         return torch.sigmoid(self.quality(torch.cat((under, whole, facts), dim=-1))[..., 0].float())
+
+
+def _candidates(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the single mask and three candidates (B, 4, H, W): the single one and the better two, with their quality."""
+    better = quality[:, 1:].topk(NUM_CANDIDATES - 1, dim=1).indices + 1
+    order = torch.cat((torch.zeros_like(better[:, :1]), better), dim=1)
+    raised = quality.gather(1, order)
+    raised[:, 0] = (raised[:, 0] + _SINGLE_BONUS).clamp(max=1)
+    return logits.gather(1, order[:, :, None, None].expand(-1, -1, *logits.shape[2:])), raised
 
 
 def _contour(hard: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
