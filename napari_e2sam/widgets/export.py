@@ -42,7 +42,7 @@ class ImportRequest:
     is_reviewed: bool
 
 
-class ExportForm(Container):  # type: ignore[misc]
+class ExportForm(Container):
     """Asks how objects are to be written.
 
     Parameters
@@ -105,7 +105,7 @@ class ExportForm(Container):  # type: ignore[misc]
         self._out.value = out.with_suffix("") if is_folder else out.with_suffix(_SUFFIXES[kind])
 
 
-class ImportForm(Container):  # type: ignore[misc]
+class ImportForm(Container):
     """Asks which labels are to be taken as objects.
 
     Parameters
