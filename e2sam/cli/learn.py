@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -204,6 +205,7 @@ def _add_finetune(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore-index", metavar="V", help="semantic head: label that is not counted, or none")
     parser.add_argument("--classes", metavar="A,B,C", help="semantic head: names in the order of the label values")
     parser.add_argument("--twin", action=argparse.BooleanOptionalAction, help="also train on red, green, blue alone")
+    parser.add_argument("--report", type=Path, metavar="PAGE", help="also write curves and figures, .html")
     _add_run_arguments(parser)
     parser.set_defaults(run=_finetune)
 
@@ -226,6 +228,11 @@ def _finetune(options: argparse.Namespace) -> None:
     watched.drive("fine-tune")
     if is_first_process() and watched.result is not None:
         result = watched.result.to_json()
+        if options.report is not None:
+            from e2sam.evaluation.learning_report import learning_report
+
+            page = learning_report(f"Fine-tuning: {options.data}", result, watched.losses, watched.scores)
+            result["report"] = str(page.write(options.report))
         emit(result, options.json, [watched.result.message, f"{result['out']}: {result['seconds']:.0f} s"])
 
 
@@ -252,6 +259,8 @@ class _Watched(Generic[T]):
         self.before: dict[str, float] = {}
         self.seconds = 0.0
         self.result: T | None = None
+        self.losses: list[tuple[float, float]] = []
+        self.scores: dict[str, list[tuple[float, float]]] = {}
 
     def drive(self, what: str) -> None:
         """Run to the end; on Ctrl-C the run is kept for --resume."""
@@ -271,6 +280,12 @@ class _Watched(Generic[T]):
             self.seconds = time.perf_counter() - started
 
     def _take(self, step: TrainStep) -> None:
+        if math.isfinite(step.loss):
+            self.losses.append((step.step, step.loss))
+        if "score" in step.metrics:
+            for name, value in step.metrics.items():
+                if name != "kept_step":
+                    self.scores.setdefault(name, []).append((step.step, value))
         if step.step == 0 and step.metrics:
             self.before = dict(step.metrics)
         if step.message:

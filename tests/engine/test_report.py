@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from e2sam.evaluation.learning_report import learning_report
 from e2sam.evaluation.pictures import class_colours, colour_classes, draw_masks, draw_points, fit_within
 from e2sam.evaluation.report import Report
 
@@ -121,3 +122,24 @@ def test_classes_have_their_own_colours():
     picture = colour_classes(np.array([[1, 5, 9]]), (1, 5))
     assert not picture[0, 2].any() and picture[0, 0].any() and (picture[0, 0] != picture[0, 1]).any()
     assert fit_within(np.zeros((100, 50, 3), np.uint8), 20).shape == (20, 10, 3)
+
+
+def test_learning_report_shows_every_figure_of_before_after_and_twin():
+    def figures(value):
+        return {"score": value, "score_interval": [value, None], "iou": {"1": value + 1}, "noc": {"85": value + 2}}
+
+    result = {
+        "message": "The new model was taken.",
+        "before": figures(0.25),
+        "after": figures(0.5),
+        "twin": None,
+        "split": {"train": 3, "held_out": 2, "kind": "region"},
+        "difference": {"score": 0.25, "not_worse": True},
+    }
+    text = learning_report("x", result, [(1, 0.9), (2, 0.8)], {"score": [(0, 0.25), (2, 0.5)]}).html()
+    assert "<td>iou 1</td><td>1.250</td><td>1.500</td><td>–</td>" in text
+    assert "<td>score_interval</td><td>0.250 .. –</td>" in text
+    assert "held out: 2" in text and text.count("<polyline") == 2
+    classes = {"miou": 0.5, "per_class": [{"class": "fog", "iou": None, "pixels": 0}]}
+    text = learning_report("x", {**result, "before": classes, "after": classes}, [], {}).html()
+    assert "<td>IoU of fog</td><td>–</td>" in text

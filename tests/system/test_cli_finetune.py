@@ -95,10 +95,15 @@ def called(capsys, *arguments) -> dict:
 def test_pairs_to_a_better_model_and_a_page_of_clicks(tmp_path, base, capsys):
     pairs = write_pairs(tmp_path / "pairs")
     out = tmp_path / "mine.safetensors"
-    result = called(capsys, "finetune", pairs, "--model", base, "--out", out, "--steps", 12, "--no-twin")
+    result = called(
+        capsys, "finetune", pairs, "--model", base, "--out", out, "--steps", 12, "--no-twin",
+        "--report", tmp_path / "run.html",
+    )  # fmt: skip
     assert {"out", "steps", "seconds", "before", "after", "accepted"} <= set(result)
     assert result["out"] == str(out) and result["steps"] == 12 and result["split"]["kind"] == "region"
     assert result["after"]["score"] >= result["before"]["score"]
+    curves = Path(result["report"]).read_text(encoding="utf-8")
+    assert curves.count("<polyline") >= 2 and result["message"].split(".")[0] in curves
     page = tmp_path / "clicks.html"
     shown = called(
         capsys, "evaluate", "clicks", pairs / "discs.tif", pairs / "discs_labels.png",
