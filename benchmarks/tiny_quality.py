@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from benchmarks.classical import methods
 from benchmarks.real_sets import SETS, RealImage, load_set
@@ -54,9 +55,18 @@ def synthetic_images(work: Workload, held_out: Path | None) -> Iterator[RealImag
         rng = np.random.default_rng((_SEED, index))
         scene = make_scene(rng, (512, 512), 1, options, material)
         stack = ChannelStack(np.round(scene.planes[:3] * 255).astype(np.uint8), tuple(ChannelSpec(n) for n in "RGB"))
-        labels = np.unique(scene.labels[scene.labels > 0])
-        chosen = rng.permutation(labels)[: work.objects]
-        yield RealImage(stack, ("R", "G", "B"), {str(label): scene.mask(int(label)) for label in chosen})
+        masks = {str(label): scene.mask(label) for label in range(1, len(scene.parents))}
+        seen = [name for name, mask in masks.items() if _is_seen(scene.planes[:3], mask)]
+        chosen = rng.permutation(np.array(seen, dtype=object))[: work.objects]
+        yield RealImage(stack, ("R", "G", "B"), {name: masks[name] for name in chosen})
+
+
+def _is_seen(planes: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
+    """Whether an object's mean colour differs from that of its surroundings by 5 of 255 levels: night hides some."""
+    ring = ndimage.binary_dilation(mask, iterations=8) & ~mask
+    if not mask.any() or not ring.any():
+        return False
+    return float(np.abs(planes[:, mask].mean(1) - planes[:, ring].mean(1)).max()) * 255 >= 5
 
 
 def picture_of(image: RealImage) -> NDArray[np.float32]:

@@ -23,6 +23,8 @@ __all__ = ["Batch", "PackedScene", "SceneSource", "SourceSettings", "first_promp
 
 SCENE_SIDE = 320
 NUM_EXTRAS = 3
+# Crops that vary less than this, of 255, show nobody anything: night, mostly.
+_DARK = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,8 @@ def make_batch(
         scene = scenes[int(rng.integers(low, len(scenes)))]
         planes, shown = _composite(rng, scene)
         image, labels = _crop(rng, planes, scene.labels.astype(np.int32), side)
+        if image.std() < _DARK:
+            continue
         chosen = _choose(rng, labels, scene, shown, (num_objects, smallest))
         if chosen is None:
             continue

@@ -200,12 +200,16 @@ def _cells(rng: np.random.Generator, canvas: Canvas, options: SceneOptions, mate
     has_nuclei = rng.random() < 0.5 and side > 24
     nucleus_colour = random_colour(rng)
     grain = rng.uniform(0.05, 0.6)
+    is_soft = rng.random() < 0.5
     base = rng.random(num_extras, dtype=np.float32) * (rng.random(num_extras) < 0.7)
     for _ in range(count):
         each = max(9, int(side * np.exp(rng.normal(0, 0.25))))
         coverage = shapes.blob(rng, each, 0.2) if rng.random() < 0.75 else shapes.noise_shape(rng, each)
         top = int(rng.integers(-each // 2, canvas.size[0] - each // 2))
         left = int(rng.integers(-each // 2, canvas.size[1] - each // 2))
+        if is_soft:
+            # A defocused cell ends where it has faded to half.
+            coverage = ndimage.gaussian_filter(coverage, each * rng.uniform(0.03, 0.12))
         gain = np.float32(rng.uniform(0.45, 1.15))
         body = smooth_field(rng, (each, each), float(rng.uniform(2, 6)), 2) * grain + (1 - grain / 2)
         rim = ndimage.uniform_filter(coverage, max(2, each // 4)) if rng.random() < 0.5 else 1.0
@@ -218,6 +222,8 @@ def _cells(rng: np.random.Generator, canvas: Canvas, options: SceneOptions, mate
             small = max(8, int(each * rng.uniform(0.3, 0.55)))
             shift = (each - small) // 2
             inner = shapes.blob(rng, small, 0.12)
+            if is_soft:
+                inner = ndimage.gaussian_filter(inner, small * rng.uniform(0.03, 0.1))
             patch = nucleus_colour[:, None, None] * np.float32(rng.uniform(0.7, 1.1)) + np.zeros(
                 (3, small, small), np.float32
             )
@@ -299,10 +305,13 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
         result[:3] += np.clip(far * rng.uniform(0.5, 1.0), 0, 0.9) * (rng.uniform(0.6, 0.9) - result[:3])
     if options.night or rng.random() < 0.05:
         result[:3] = result[:3] * rng.uniform(0.02, 0.15) + 0.02 * rng.standard_normal((3, *size)).astype(np.float32)
-    if rng.random() < 0.22:
-        # Small images are enlarged to the working size of the model.
-        factor = rng.uniform(1.5, 5)
-        result = resample(_resample_area(result, factor), size)
+    if rng.random() < 0.3:
+        # Small images are enlarged to the working size of the model, and their noise with them.
+        small = _resample_area(result, rng.uniform(1.5, 6))
+        strength = np.exp(rng.uniform(np.log(0.004), np.log(0.2), (len(result), 1, 1))).astype(np.float32)
+        if rng.random() < 0.7:
+            small += strength * rng.standard_normal(small.shape, dtype=np.float32)
+        result = resample(small, size)
     elif rng.random() < 0.75:
         sigma = float(rng.uniform(0.3, 1.1)) if kind != "cells" else float(rng.uniform(0.4, 2.0))
         result = ndimage.gaussian_filter(result, (0, sigma, sigma), truncate=2.5)
