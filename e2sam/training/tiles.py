@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 
 _HELD_SHARE = 0.25
 _MARGIN_SHARE = 0.04
-_LEAST_SIDE = 16
+_LEAST_SIDE = 8
 # Scale jitter around the range of scales in which the predictor encodes a stack.
 _JITTER = 1.4
 _MEMORY_BYTES = 256 * 2**20

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,9 @@ from e2sam.errors import ChannelError, TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.training.config import TrainStep
-from e2sam.training.inherit import InheritConfig, inherit
-from e2sam.training.inheritance import Lessons
+from e2sam.training.inherit import InheritConfig, _build_task, inherit
+from e2sam.training.inheritance import Lessons, Rates
+from e2sam.training.task import StepDraw
 from e2sam.training.tiles import TileReader, hold_out
 from e2sam.training.views import TeacherViews
 from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info
@@ -65,6 +68,8 @@ def config_of(folder: Path, **changes: Any) -> InheritConfig:
         "validate_every": 2,
         "checkpoint_every": 1,
         "lessons": LESSONS,
+        # A random teacher's embeddings hardly vary: usual rates would leap, and a leap enlarges errors of rounding.
+        "rates": Rates(merge=1e-5, first_layer=1e-5, encoder=1e-6, lora=1e-4),
         "accelerator": "cpu",
         "precision": "32-true",
     }
@@ -95,9 +100,22 @@ def test_students_of_few_and_many_channels(tmp_path: Path, num_channels: int) ->
 
 def test_features_come_nearer_to_the_teachers(tmp_path: Path) -> None:
     lessons = replace(LESSONS, prompt_share=0.0, dropout=0.0)
-    config = config_of(tmp_path, steps=16, lessons=lessons, validate_every=0)
+    rates = Rates(merge=3e-3, first_layer=1e-4, encoder=1e-5)
+    config = config_of(tmp_path, steps=16, merge="split", rates=rates, lessons=lessons, validate_every=0)
     found = list(losses(run(config)).values())
-    assert np.mean(found[-4:]) < 0.9 * np.mean(found[:4])
+    assert np.mean(found[-4:]) < 0.8 * np.mean(found[:4])
+
+
+def test_readout_in_closed_form_brings_the_student_near(tmp_path: Path) -> None:
+    task = _build_task(hold_out([stack_of(6)], 0), teacher_of(), config_of(tmp_path))
+    for _ in task.prepare(SimpleNamespace(device="cpu", global_rank=0, world_size=1)):
+        pass
+    batch = task.batch(StepDraw(0, 1, 0, range(3)))
+    with torch.no_grad():
+        before, _ = task.module.eval()(batch, 0.0)
+        task.begin()
+        after, _ = task.module(batch, 0.0)
+    assert after < 0.6 * before
 
 
 def test_teacher_and_decoder_stay_frozen(tmp_path: Path) -> None:
@@ -217,9 +235,6 @@ def test_views_are_encoded_once(tmp_path: Path) -> None:
 
 
 def test_dropped_channels_are_filled_and_needed_ones_stay(tmp_path: Path) -> None:
-    from e2sam.training.inherit import _build_task
-    from e2sam.training.task import StepDraw
-
     config = config_of(tmp_path, lessons=replace(LESSONS, dropout=1.0))
     task = _build_task(hold_out([stack_of(8)], 0), teacher_of(), config)
     fills = [recipe.fill for recipe in task.module.student.config.recipes]
@@ -302,6 +317,17 @@ def script_of(out: Path, **changes: Any) -> str:
     return textwrap.dedent(SCRIPT.format(folder=str(Path(__file__).parent), out=str(out), changes=changes))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums are taken in the same order as in the script."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     out = tmp_path / "two"
     out.mkdir()
@@ -312,7 +338,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         [sys.executable, "-W", "ignore", str(script)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         env=environment | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
@@ -323,9 +349,11 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert found == pytest.approx(one, rel=1e-3)
     two, alone = (load_checkpoint(path / "student.safetensors") for path in (out, tmp_path))
     for name, value in alone.state_dict().items():
-        torch.testing.assert_close(two.state_dict()[name], value, atol=2e-3, rtol=2e-2)
+        torch.testing.assert_close(two.state_dict()[name], value, atol=2e-4, rtol=1e-2)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("one_thread")
 def test_killed_run_goes_on_with_the_same_next_loss(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script_of(tmp_path, steps=500, validate_every=0)],
