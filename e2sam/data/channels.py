@@ -139,10 +139,11 @@ def rank_channels(stack: ChannelStack, statistics: ChannelStatistics | None = No
         Its statistics where the caller has them already.
     """
     known = channel_statistics(stack) if statistics is None else statistics
-    information, before = known.information, []
+    information = known.information
+    before: list[int] = []
     ranking = []
     for index, score in greedy_order(known.correlation, information, range(stack.num_channels)):
-        redundancy = float(np.abs(known.correlation[index, before]).max()) if before else 0.0
+        redundancy = float(np.abs(known.correlation[index][before]).max()) if before else 0.0
         before.append(index)
         ranking.append(
             ChannelScore(

@@ -67,9 +67,10 @@ class ChannelRecipe:
     def apply(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Stored values of any shape to float32 in [0, 1]; where `valid` is False, `fill`."""
         single = values.dtype.itemsize <= 2 or values.dtype == np.float32
-        exact = values.astype(np.float32 if single else np.float64)
+        exact: NDArray[Any] = values.astype(np.float32 if single else np.float64)
         exact = _transform(np.where(valid, exact, exact.dtype.type(self.low)), self.kind)
-        scaled = (exact - exact.dtype.type(self.low)) / exact.dtype.type(self.high - self.low)
+        low, extent = (exact.dtype.type(bound) for bound in (self.low, self.high - self.low))
+        scaled: NDArray[Any] = (exact - low) / extent
         result: NDArray[np.float32] = np.clip(scaled, 0, 1).astype(np.float32)
         result[~valid] = self.fill
         return result
@@ -270,13 +271,14 @@ def _with_shared_reflectance(
 
 
 def _transform(values: NDArray[Any], kind: str) -> NDArray[Any]:
+    result = values
     if kind == "log_depth":
-        return np.log1p(np.maximum(values, 0))
-    if kind == "inverse_depth":
-        return 1 / np.maximum(values, values.dtype.type(_SMALLEST_DEPTH))
-    if kind == "db":
-        return 10 * np.log10(np.maximum(values, values.dtype.type(_SMALLEST_POWER)))
-    return values
+        result = np.log1p(np.maximum(values, 0))
+    elif kind == "inverse_depth":
+        result = 1 / np.maximum(values, values.dtype.type(_SMALLEST_DEPTH))
+    elif kind == "db":
+        result = 10 * np.log10(np.maximum(values, values.dtype.type(_SMALLEST_POWER)))
+    return result
 
 
 def _type_range(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -92,15 +92,15 @@ def _correlation(
     known = measured.astype(np.float32)
     products = (scaled @ scaled.T).astype(np.float64)
     if measured.all():
-        result = products / max(measured.shape[1], 1)
+        raw = products / max(measured.shape[1], 1)
     else:
         # Each pair over its own common pixels, with their own spread: a hole in one channel says nothing of the other.
         pairs = np.maximum((known @ known.T).astype(np.float64), 1)
         sums = (scaled @ known.T).astype(np.float64) / pairs
         squares = ((scaled**2) @ known.T).astype(np.float64) / pairs
         spread = np.sqrt(np.maximum(squares - sums**2, 1e-12))
-        result = (products / pairs - sums * sums.T) / (spread * spread.T)
-    result = np.clip(result, -1, 1)
+        raw = (products / pairs - sums * sums.T) / (spread * spread.T)
+    result: NDArray[np.float64] = np.clip(raw, -1, 1)
     result[~varies, :] = 0
     result[:, ~varies] = 0
     np.fill_diagonal(result, 1)

@@ -87,7 +87,8 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
     array = np.squeeze(array) if array.ndim > 2 else array
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise StackError(f"Expected labels (H, W) of an integer type, got {array.shape} {array.dtype} in {source}.")
-    return array.astype(np.uint8) if array.dtype.kind == "b" else array
+    labels: NDArray[Any] = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    return labels
 
 
 def _checked(labels: NDArray[Any]) -> NDArray[Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
-import numpy as np
+from numpy.typing import NDArray
 
 from e2sam.data.io.source import RawImage, reading
 from e2sam.errors import StackError
@@ -40,7 +41,7 @@ def read_jpeg(path: Path) -> RawImage:
         return _picture(pixels)
 
 
-def _picture(pixels: np.ndarray) -> RawImage:  # type: ignore[type-arg]
+def _picture(pixels: NDArray[Any]) -> RawImage:
     if pixels.ndim == 2:
         return RawImage(pixels, axes="YX", num_colours=1)
     return RawImage(pixels, axes="YXS", num_colours=1 if pixels.shape[2] <= 2 else 3)

@@ -121,9 +121,8 @@ def _read_file(path: Path, channel_axis: int | str | None, num_named: int = 0) -
 def _stack_of(raw: RawImage, order: AxisOrder, path: Path, num_named: int) -> ChannelStack:
     data: LazyArray = LazyView(raw.data, order.order)
     if isinstance(raw.data, np.ndarray) and not isinstance(raw.data, np.memmap):
-        data = data[...]
-        if data.dtype.kind == "b":
-            data = data.astype(np.uint8)
+        pixels = np.asarray(data[...])
+        data = pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
     num_channels = int(data.shape[-3])
     if 0 < raw.num_colours < num_channels != num_named and (raw.is_alpha_certain or _looks_like_alpha(data)):
         # Alpha is not a band of a photograph; four names say that there are four bands.

@@ -108,7 +108,8 @@ class LazyView:
         for place, axis in enumerate(self._order):
             if axis is None:
                 block = np.expand_dims(block, sum(other is None or other in kept for other in self._order[:place]))
-        return block[self._after(keys)]
+        result: NDArray[Any] = block[self._after(keys)]
+        return result
 
     def _after(self, keys: list[Any]) -> tuple[Any, ...]:
         """What is left of an index after the source was read: integers on new axes, and lists."""

@@ -31,7 +31,7 @@ def stated_axes(file: Any, series: Any) -> str:
     axes = str(series.axes).upper()
     if series.kind == "shaped":
         # tifffile writes the shape always, the axes only when its caller knew them.
-        metadata = (file.shaped_metadata or ({},))[0]
+        metadata: Mapping[str, Any] = (file.shaped_metadata or ({},))[0]
         if "axes" in metadata and len(str(metadata["axes"])) == len(series.shape):
             axes = str(metadata["axes"]).upper()
         elif not axes.endswith("S"):
@@ -101,7 +101,7 @@ def _json_channel(channel: Any) -> ChannelSpec:
 
 
 def _json_of(file: Any) -> Mapping[str, Any]:
-    metadata = (file.shaped_metadata or ({},))[0]
+    metadata: Mapping[str, Any] = (file.shaped_metadata or ({},))[0]
     if metadata:
         return dict(metadata)
     try:
@@ -124,7 +124,7 @@ def _gdal_channels(page: Any) -> tuple[ChannelSpec, ...]:
     for item in root.findall("Item"):
         sample = item.get("sample")
         if sample is not None and sample.isdigit():
-            role = item.get("role") or item.get("name", "")
+            role = item.get("role") or item.get("name") or ""
             facts.setdefault(int(sample), {})[role.lower()] = (item.text or "").strip()
     if sorted(facts) != list(range(len(facts))) or not all("description" in fact for fact in facts.values()):
         return ()
@@ -179,8 +179,8 @@ def geo_reference_of(page: Any) -> GeoReference | None:
 def _geo_keys(directory: Sequence[int]) -> dict[int, int]:
     """Keys whose value stands in the directory itself (location 0)."""
     entries = np.asarray(directory, np.int64).reshape(-1)
-    entries = entries[: len(entries) // 4 * 4].reshape(-1, 4)[1:]
-    return {int(key): int(value) for key, location, _, value in entries if location == 0}
+    rows: list[list[int]] = entries[: len(entries) // 4 * 4].reshape(-1, 4)[1:].tolist()
+    return {key: value for key, location, _, value in rows if location == 0}
 
 
 def _affine(
