@@ -162,14 +162,15 @@ def _normalized(
         return frame.resize(pixels[0]) / np.float32(255)
 
     def scaled(block: NDArray[Any]) -> NDArray[np.float32]:
-        return apply_recipes(block, stack.valid_of(block, [index]), (recipe,))[0]
+        plane: NDArray[np.float32] = apply_recipes(block, stack.valid_of(block, [index]), (recipe,))[0]
+        return plane
 
     if pixels.dtype in (np.uint8, np.uint16) and pixels.size > _LOOKED_UP_PIXELS:
         # What a value becomes depends on nothing else, and there are few values.
         table = scaled(np.arange(np.iinfo(pixels.dtype).max + 1, dtype=pixels.dtype)[None, None])[0]
         return frame.resize(table[pixels[0]])
-    plane = np.empty(pixels.shape[1:], np.float32)
-    band = max(1, _BAND_PIXELS // plane.shape[1])
+    plane = np.empty(pixels[0].shape, np.float32)
+    band = max(1, _BAND_PIXELS // pixels.shape[-1])
     for start in range(0, len(plane), band):
         # By bands that stay in the processor's cache.
         plane[start : start + band] = scaled(pixels[:, start : start + band])
