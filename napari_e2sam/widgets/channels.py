@@ -119,7 +119,7 @@ class ChannelsPanel(QWidget):
         """Show the channels of a stack."""
         self.table.set_rows(rows)
         shown = min(max(len(rows), 3), _SHOWN_ROWS)
-        self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 4)
+        self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 12)
         many = len(rows) > _SHOWN_ROWS
         for widget in (self.filter, self.all, self.none):
             widget.setVisible(many)

@@ -54,6 +54,7 @@ class PromptsPanel(QWidget):
             self._tool_group.addButton(button)
             self.tools[name] = button
         self.hint = QLabel("Left click: inside.  Right click: outside.")
+        self.hint.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.hover = QCheckBox("Hover preview", objectName="hover")
         self.window = QCheckBox("Refine", objectName="window")
         self.candidates = [QPushButton(checkable=True, objectName="candidates") for _ in range(3)]

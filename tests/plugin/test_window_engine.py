@@ -1,0 +1,89 @@
+"""The window with the real engine in its own process, and a training run in another; both may die without harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from napari_e2sam import _jobs
+from napari_e2sam._convert import STACK_KEY
+from napari_e2sam.widgets.main import SegmentWidget
+
+CHILD = """
+import json, sys, time
+task = json.loads(sys.stdin.readline())
+for step in range(3):
+    print(json.dumps({"step": step + 1, "total": 3, "loss": 1 / (step + 1), "metrics": {}, "message": ""}), flush=True)
+result = {"before": {}, "after": {}, "accepted": True, "message": "IoU 0.61 before, 0.70 after.", "out": "tiny"}
+print(json.dumps(result), flush=True)
+"""
+
+
+def _scene() -> ChannelStack:
+    """A bright disc in four channels."""
+    rows, columns = np.mgrid[:96, :128]
+    disc = ((rows - 50) ** 2 + (columns - 60) ** 2 < 24**2).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.02, (4, 96, 128)).astype(np.float32)
+    return ChannelStack(disc + noise, tuple(ChannelSpec(name) for name in ("a", "b", "c", "d")))
+
+
+def test_the_real_engine_answers_and_may_die(viewer: Any, qtbot: Any) -> None:
+    widget = SegmentWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
+    controller = widget.controller
+    state, session = controller.work.state, controller.session
+    try:
+        stack = _scene()
+        viewer.add_image(stack.data, metadata={STACK_KEY: stack}, rgb=False)
+        qtbot.waitUntil(lambda: state.is_encoded, timeout=120_000)
+        assert state.model["architecture"] == "tiny"
+        controller.work.canvas.points_layer.add([[49.5, 59.5]])
+        qtbot.waitUntil(lambda: len(session.draft.candidates) == 3, timeout=60_000)
+        chosen = session.draft.candidates[session.draft.chosen]
+        assert chosen.mask is not None
+        assert session.draft.conditions.model == state.model["fingerprint"]
+        qtbot.waitUntil(lambda: controller.work.canvas.composite_layer is not None, timeout=20_000)
+
+        # The engine is killed: the window says so, starts another, and the prompt is answered again.
+        controller.work.engine._channel.end()
+        qtbot.waitUntil(lambda: "started again" in widget.status.text(), timeout=20_000)
+        assert not state.is_encoded
+        qtbot.waitUntil(lambda: state.is_encoded, timeout=120_000)
+        controller.work.canvas.points_layer.add([[49.5, 70.5]])
+        qtbot.waitUntil(
+            lambda: len(session.draft.prompts.points) == 2 and len(session.draft.candidates) > 0, timeout=60_000
+        )
+    finally:
+        controller.close()
+
+
+def test_learning_shows_its_curve_and_gives_the_model(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    monkeypatch.setattr(_jobs, "_TRAINING", (str(script),))
+    window.open(stack)
+    panel = window.panels.learning
+    assert not panel.finetune.isEnabled()
+    window.click(30, 30)
+    window.controller.do("accept")
+    assert panel.finetune.text() == "Fine-tune on 1 object"
+    window.controller.encoding.choose_model("other")
+    window.wait(lambda: window.state.model["name"] == "other" and window.state.is_encoded)
+    panel.finetune.click()
+    assert panel.cancel.isVisibleTo(panel)
+    window.wait(lambda: not window.controller.learning.is_running)
+    assert [value for _, value in panel.curves.curves["loss"]] == [1.0, 0.5, 1 / 3]
+    assert "0.70 after" in panel.result.text()
+    (run,) = window.session.file.training_runs()
+    assert (run.kind, run.status) == ("finetune", "done")
+    panel.use.click()
+    window.wait(lambda: window.state.model["name"] == "tiny" and window.state.is_encoded)
+    assert len(window.session.objects) == 1
+    panel.roll_back.click()
+    window.wait(lambda: window.state.model.get("name") == "other" and window.state.is_encoded)
