@@ -16,6 +16,7 @@ from e2sam.data.corrections import CorrectionSet
 from e2sam.data.io.datasets import LabelledSet
 from e2sam.errors import CheckpointError
 from e2sam.modeling.e2sam import E2SAM
+from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.config import TrainStep
 from e2sam.training.finetune_config import FinetuneConfig, FinetuneResult
 from e2sam.training.loop import run_training
@@ -120,8 +121,16 @@ class _Run:
             devices=config.devices,
             num_nodes=config.num_nodes,
             strategy=config.strategy,
-            precision=config.precision,
+            precision=self._precision(),
         )
+
+    def _precision(self) -> str:
+        """On processors with bfloat16 products a step of the mask decoder takes two thirds of the time in them."""
+        config, device = self.config, self.head.base.device
+        chosen = config.precision != "auto" or config.head != "prompt" or device.type != "cpu"
+        if chosen or fastest_dtype(device) != torch.bfloat16:
+            return config.precision
+        return "bf16-mixed"
 
     def _save(self, path: Path, model: E2SAM, outcome: Outcome) -> None:
         self.outcome = outcome

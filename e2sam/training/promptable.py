@@ -130,10 +130,11 @@ class ClickModule(nn.Module):
         """How far the answers to prompts elsewhere have moved from those of the starting weights."""
         prompts = PromptTensors(replay["coords"], replay["labels"])
         logits, quality = self.model.decode(embedding, prompts, replay["multimask"])
-        old = torch.sigmoid(replay["logits"].float())
+        before = replay["logits"].float()
+        old = torch.sigmoid(before)
         moved = F.binary_cross_entropy_with_logits(logits.float(), old, reduction="none")
         # What cross entropy with a soft target cannot go below is no loss.
-        moved = moved - F.binary_cross_entropy(old, old, reduction="none")
+        moved = moved - F.binary_cross_entropy_with_logits(before, old, reduction="none")
         scale = 4 * old.mean((2, 3)) + 1e-2
         each = moved.mean((2, 3)) / scale + (quality.float() - replay["quality"]).square()
         weighted: Tensor = each.mean(1) * replay["weights"]
