@@ -57,7 +57,7 @@ class Window:
         self.state = self.controller.work.state
         self.canvas = self.controller.work.canvas
 
-    def wait(self, condition: Callable[[], Any], timeout: int = 20_000) -> None:
+    def wait(self, condition: Callable[[], Any], timeout: int = 60_000) -> None:
         """Wait until `condition` holds."""
         self._qtbot.waitUntil(lambda: bool(condition()), timeout=timeout)
 
