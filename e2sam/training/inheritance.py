@@ -284,14 +284,17 @@ class InheritTask:
     def _sample(self, rng: np.random.Generator, shared: tuple[int, ...] | None) -> dict[str, Any]:
         index = int(rng.integers(len(self._tiles)))
         planes, weight = self._planes(index)
+        drops = rng.random() < self._lessons.dropout
         if shared is None:
-            known = self._selections[index]
+            # What the teacher is shown must be there: all channels together are a lesson only where none is dropped.
+            known = [selection for selection in self._selections[index] if len(selection) <= 3 or not drops]
             count = min(self._lessons.views_per_step, len(known))
             selections = [known[int(i)] for i in rng.permutation(len(known))[:count]]
         else:
             selections = [shared]
         targets = self._views.embed(planes, selections)
-        present = self._present(rng, {channel for selection in selections for channel in selection}, len(planes))
+        needed = {channel for selection in selections for channel in selection}
+        present = self._present(rng, needed, len(planes)) if drops else tuple(range(len(planes)))
         height, width = planes.shape[-2:]
         seen = planes.copy()
         absent = [channel for channel in range(len(planes)) if channel not in present]
@@ -322,12 +325,9 @@ class InheritTask:
 
     def _present(self, rng: np.random.Generator, needed: set[int], num_channels: int) -> tuple[int, ...]:
         """Channels left by hierarchical sampling: how many (at least a quarter), then which; the needed ones stay."""
-        everything = tuple(range(num_channels))
-        if rng.random() >= self._lessons.dropout:
-            return everything
         count = int(rng.integers(math.ceil(num_channels / 4), num_channels + 1))
         kept = set(rng.permutation(num_channels)[:count].tolist()) | needed
-        return tuple(channel for channel in everything if channel in kept)
+        return tuple(channel for channel in range(num_channels) if channel in kept)
 
     # --- result ------------------------------------------------------------------------------------------------------
 
