@@ -68,8 +68,10 @@ class TinyConfig:
         Of AdamW, and of the running average of the weights that is saved.
     smallest
         Least area of an object that is asked for, pixels.
-    seed, device, validate_every
-        Random seed; "auto", "cpu" or "cuda"; steps between validations.
+    seed, device
+        Random seed; "auto", "cpu" or "cuda".
+    validate_every, validation
+        Steps between validations; their batches of 8 scenes, and the side of their crops.
     workers, cores
         Processes that compose scenes, and the cores that they keep to.
     """
@@ -91,6 +93,7 @@ class TinyConfig:
     seed: int = 0
     device: str = "auto"
     validate_every: int = 250
+    validation: tuple[int, int] = (5, 256)
     workers: int = 1
     cores: tuple[int, ...] = ()
 
@@ -208,11 +211,13 @@ def validate(model: E2SAM, batches: Sequence[Batch], device: torch.device) -> di
 def _held_out(config: TinyConfig) -> list[Batch]:
     """Fixed batches from scenes, and where given material, that training never sees."""
     material = None if config.held_out is None else Material.load(config.held_out)
-    scenes = [pack_scene(config.seed + 1_000_003, index, material, SCENE_SIDE) for index in range(40)]
-    return [
-        make_batch(np.random.default_rng((7, index)), scenes[8 * index : 8 * index + 8], (8, 4, 256), config.smallest)
-        for index in range(5)
-    ]
+    batches, side = config.validation
+    result = []
+    for index in range(batches):
+        numbers = range(8 * index, 8 * index + 8)
+        scenes = [pack_scene(config.seed + 1_000_003, number, material, SCENE_SIDE) for number in numbers]
+        result.append(make_batch(np.random.default_rng((7, index)), scenes, (8, 4, side), config.smallest))
+    return result
 
 
 def train_tiny(config: TinyConfig, is_resumed: bool = False) -> Iterator[TrainStep]:
@@ -236,10 +241,10 @@ def train_tiny(config: TinyConfig, is_resumed: bool = False) -> Iterator[TrainSt
             metrics = {"first": loss.first_iou, "last": loss.last_iou, "best_of_3": loss.best_iou, "waited": waited}
             if run.state.step % config.validate_every == 0 or run.state.step == config.steps:
                 metrics |= _validated(run, held_out)
-            line = {"step": run.state.step, "loss": float(loss.total), "seconds": run.state.seconds, **metrics}
+            line = {"step": run.state.step, "loss": loss.total.item(), "seconds": run.state.seconds, **metrics}
             log.write(json.dumps(line) + "\n")
             log.flush()
-            yield TrainStep(run.state.step, config.steps, float(loss.total), metrics)
+            yield TrainStep(run.state.step, config.steps, loss.total.item(), metrics)
 
 
 def _validated(run: _Run, held_out: Sequence[Batch]) -> dict[str, float]:

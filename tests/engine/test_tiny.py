@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,41 @@ def test_shipped_weights_segment_a_disk() -> None:
     best = logits[:, int(scores[0].argmax())][:, None].float()
     mask = torch.nn.functional.interpolate(best, (128, 128), mode="bilinear")[0, 0].numpy() > 0
     assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+
+
+def test_kept_features_follow_the_embedding_and_the_weights(model: E2SAM) -> None:
+    prompts = prompts_of([[(10.0, 20.0, 1)]])
+    with torch.inference_mode():
+        first, second = model.encode(torch.randn(1, 3, 64, 64)), model.encode(torch.randn(1, 3, 64, 64))
+    decoder = model.decoder
+    assert isinstance(decoder, TinyDecoder)
+    with torch.no_grad():
+        expected = [decoder.decode(decoder.features(embedding), prompts)[0][:, :1] for embedding in (first, second)]
+        for index in (0, 0, 1, 0):
+            embedding = (first, second)[index].clone()
+            assert torch.equal(decoder(embedding, prompts, False)[0], expected[index])
+        weight = decoder.trunk_in.weight
+        before = weight.clone()
+        weight.mul_(2)
+        changed, _ = decoder(first.clone(), prompts, False)
+        assert not torch.allclose(changed, expected[0])
+        weight.copy_(before)
+
+
+def test_candidates_hold_the_single_mask_and_the_better_two(model: E2SAM) -> None:
+    decoder = model.decoder
+    assert isinstance(decoder, TinyDecoder)
+    decoder = copy.deepcopy(decoder)
+    # The quality head starts at zero and ranks nothing.
+    torch.nn.init.normal_(decoder.quality[-1].weight)
+    with torch.inference_mode():
+        embedding = model.encode(torch.randn(1, 3, 64, 64))
+        prompts = prompts_of([[(10.0, 20.0, 1)]])
+        every, quality = decoder.decode(decoder.features(embedding), prompts)
+        candidates, scores = decoder(embedding, prompts, True)
+    assert torch.equal(candidates[:, 0], every[:, 0])
+    left_out = int(quality[0, 1:].argmin()) + 1
+    kept = {index for index in (1, 2, 3) if index != left_out}
+    for position in (1, 2):
+        assert any(torch.equal(candidates[0, position], every[0, index]) for index in kept)
+    assert scores[0, 0] >= quality[0, 0]

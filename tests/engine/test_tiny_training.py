@@ -11,7 +11,16 @@ from e2sam.training.tiny_data import first_prompts, make_batch, pack_scene
 from e2sam.training.tiny_loss import mask_loss
 from e2sam.weights.checkpoint import load_checkpoint
 
-SMALL = {"steps": 4, "scenes": 2, "objects": 2, "sides": (64,), "scene_side": 96, "fresh": 2, "capacity": 4}
+SMALL = {
+    "steps": 4,
+    "scenes": 2,
+    "objects": 2,
+    "sides": (64,),
+    "scene_side": 96,
+    "fresh": 2,
+    "capacity": 4,
+    "validation": (1, 64),
+}
 
 
 def test_batch_asks_for_visible_objects_of_enough_pixels() -> None:
