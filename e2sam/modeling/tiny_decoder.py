@@ -267,7 +267,8 @@ def _add_shared(x: Tensor, shared: Tensor) -> Tensor:
     images = len(shared)
     if images in (1, len(x)):
         return x + shared
-    return (x.unflatten(0, (images, -1)) + shared.unsqueeze(1)).flatten(0, 1)
+    total: Tensor = (x.unflatten(0, (images, -1)) + shared.unsqueeze(1)).flatten(0, 1)
+    return total
 
 
 def _sample(maps: Tensor, points: Tensor) -> Tensor:

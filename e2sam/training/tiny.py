@@ -117,8 +117,8 @@ class _Run:
         self.device = torch.device("cuda" if has_gpu else "cpu")
         torch.manual_seed(config.seed)
         self.config = config
-        self.model = build_model(teacher_config("tiny")).to(self.device, memory_format=torch.channels_last)
-        self.average = build_model(teacher_config("tiny")).to(self.device, memory_format=torch.channels_last)
+        self.model = self._new_model()
+        self.average = self._new_model()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
         decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
@@ -127,6 +127,9 @@ class _Run:
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
         self.names: dict[nn.Parameter, str] = {weight: name for name, weight in self.model.named_parameters()}
         self.state = RunState(identity={"task": "tiny", "seed": config.seed})
+
+    def _new_model(self) -> E2SAM:
+        return build_model(teacher_config("tiny")).to(self.device).to(memory_format=torch.channels_last)
 
     @property
     def state_path(self) -> Path:
@@ -171,7 +174,7 @@ class _Run:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         loss = step_loss(self.model, batch, rng, self.device)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         kept = min(self.config.averaging, (1 + self.state.step) / (10 + self.state.step))

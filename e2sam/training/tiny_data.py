@@ -155,7 +155,10 @@ def make_batch(
     Objects with less than `smallest` pixels, or not visible in the three planes that were drawn, are not asked for.
     """
     num_scenes, num_objects, side = shape
-    pixels, masks, boundaries, judged = [], [], [], []
+    pixels: list[NDArray[np.float32]] = []
+    masks: list[NDArray[np.bool_]] = []
+    boundaries: list[NDArray[np.float32]] = []
+    judged: list[NDArray[np.float32]] = []
     while len(pixels) < num_scenes:
         recent = min(len(scenes), 4 * num_scenes)
         low = len(scenes) - recent if len(pixels) < num_scenes // 2 else 0
@@ -196,7 +199,7 @@ def _composite(rng: np.random.Generator, scene: PackedScene) -> tuple[NDArray[np
         planes, channels = scene.planes[indices], sorted({max(0, int(index) - 2) for index in indices})
     if rng.random() < 0.06:
         planes = 255 - planes
-    return planes, scene.visible[:, channels].any(1)
+    return planes, np.asarray(scene.visible[:, channels].any(1))
 
 
 def _crop(

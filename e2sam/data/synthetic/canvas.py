@@ -89,9 +89,9 @@ class Canvas:
                 continue
             plane = self.planes[(3 + index, *window)]
             visible[index + 1] = abs(float(plane[solid].mean()) - float(value)) > VISIBLE_CONTRAST
-            target = np.float32(value)
+            target = np.full(alpha.shape, value, np.float32)
             if layer.roughness > 0 and min(alpha.shape) > 8:
-                target = target + layer.roughness * (smooth_field(rng, alpha.shape, 3.0) - 0.5)
+                target += np.float32(layer.roughness) * (smooth_field(rng, (alpha.shape[0], alpha.shape[1]), 3.0) - 0.5)
             plane += alpha * (target - plane)
         if not is_object:
             return 0

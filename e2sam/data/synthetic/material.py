@@ -72,4 +72,4 @@ def _picture(pixels: NDArray[np.uint8], shapes: NDArray[np.int32], index: int, c
     height, width = shapes[index].tolist()
     start = int(shapes[:index].astype(np.int64).prod(1).sum()) * channels
     block = pixels[start : start + height * width * channels].reshape(height, width, channels)
-    return (block.astype(np.float32) / 255).transpose(2, 0, 1)
+    return (block.astype(np.float32) / np.float32(255)).transpose(2, 0, 1)

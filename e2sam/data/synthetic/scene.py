@@ -288,7 +288,7 @@ def _partition(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.in
         angle = rng.normal(0, 0.2) + (np.pi / 2 if rng.random() < 0.3 else 0)
         along = y * np.cos(angle) + x * np.sin(angle)
         cuts = np.sort(rng.uniform(along.min(), along.max(), int(rng.integers(1, 5))))
-        return np.searchsorted(cuts, along).astype(np.int64)
+        return np.asarray(np.searchsorted(cuts, along), np.int64)
     field = smooth_field(rng, size, float(rng.uniform(2, 8)), 3)
     cuts = np.sort(rng.uniform(0.15, 0.85, int(rng.integers(1, 4))))
     return np.searchsorted(cuts, field).astype(np.int64)
@@ -316,8 +316,8 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
         sigma = float(rng.uniform(0.3, 1.1)) if kind != "cells" else float(rng.uniform(0.4, 2.0))
         result = ndimage.gaussian_filter(result, (0, sigma, sigma), truncate=2.5)
     if rng.random() < 0.6:
-        strength = float(np.exp(rng.uniform(np.log(0.004), np.log(0.12))))
-        result += strength * rng.standard_normal(result.shape, dtype=np.float32)
+        grain = np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.12))))
+        result += grain * rng.standard_normal(result.shape, dtype=np.float32)
     if rng.random() < 0.3:
         result = np.clip(result, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.4)))
     return result.astype(np.float32)

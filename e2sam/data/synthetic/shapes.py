@@ -99,4 +99,4 @@ def sprite(rng: np.random.Generator, side: int, material: Material) -> NDArray[n
         padded[:, row + 1, column] * (1 - fx) + padded[:, row + 1, column + 1] * fx
     ) * fy
     result[3][outside] = 0
-    return result.astype(np.float32)
+    return np.asarray(result, np.float32)

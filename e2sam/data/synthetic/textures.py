@@ -27,8 +27,8 @@ def _weights(length: int, samples: int) -> Planes:
 def resample(planes: Planes, size: tuple[int, int]) -> Planes:
     """Planes (..., h, w) at another size, bilinear, by two matrix products."""
     height, width = planes.shape[-2:]
-    result: Planes = _weights(size[0], height) @ planes @ _weights(size[1], width).T
-    return result
+    result = _weights(size[0], height) @ planes @ _weights(size[1], width).T
+    return np.asarray(result, np.float32)
 
 
 def smooth_field(rng: np.random.Generator, size: tuple[int, int], cells: float, octaves: int = 1) -> Planes:
@@ -46,7 +46,8 @@ def random_colour(rng: np.random.Generator) -> Planes:
     """A colour (3,) in [0, 1]: grey, muted or vivid."""
     grey = rng.random(dtype=np.float32)
     spread = rng.choice([0.0, 0.15, 0.4, 1.0], p=[0.15, 0.35, 0.3, 0.2])
-    return np.clip(grey + spread * (rng.random(3, dtype=np.float32) - 0.5), 0, 1).astype(np.float32)
+    colour = grey + spread * (rng.random(3, dtype=np.float32) - 0.5)
+    return np.asarray(np.clip(colour, 0, 1), np.float32)
 
 
 def texture(rng: np.random.Generator, size: tuple[int, int], material: Material | None) -> Planes:
@@ -81,14 +82,14 @@ def _mixture(rng: np.random.Generator, size: tuple[int, int], kind: str) -> Plan
     along = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
     if kind == "gradient":
         low, high = float(along.min()), float(along.max())
-        return (along - low) / max(high - low, 1e-6)
+        return np.asarray((along - low) / max(high - low, 1e-6), np.float32)
     wave = np.sin(along * (2 * np.pi / rng.uniform(4, 40)) + rng.uniform(0, 6))
     if rng.random() < 0.3:
         across = (y * np.cos(angle) - x * np.sin(angle)).astype(np.float32)
         wave = wave * np.sin(across * (2 * np.pi / rng.uniform(4, 40)))
     if rng.random() < 0.5:
         wave = np.sign(wave)
-    return (wave * 0.5 + 0.5).astype(np.float32)
+    return np.asarray(wave * 0.5 + 0.5, np.float32)
 
 
 def _photo_texture(rng: np.random.Generator, size: tuple[int, int], material: Material) -> Planes:
@@ -99,8 +100,8 @@ def _photo_texture(rng: np.random.Generator, size: tuple[int, int], material: Ma
     top = int(rng.integers(photo.shape[0] - height + 1))
     left = int(rng.integers(photo.shape[1] - width + 1))
     step = max(1, int(zoom))
-    block = photo[top : top + height : step, left : left + width : step].transpose(2, 0, 1).astype(np.float32) / 255
-    patch = resample(block, size)
+    block = photo[top : top + height : step, left : left + width : step].transpose(2, 0, 1).astype(np.float32)
+    patch = resample(block / np.float32(255), size)
     if rng.random() < 0.5:
         patch = patch[:, :, ::-1]
     if rng.random() < 0.4:
