@@ -130,7 +130,9 @@ class InheritModule(nn.Module):
         else:
             views = views[:1]
         embedding = self.student.embed(features[index : index + 1], selection).float()
-        return prompt_loss(self.student, embedding, views, batch["points"][index], batch["inside"][index])
+        return prompt_loss(
+            self.student, embedding, views, *(batch[name][index] for name in ("points", "inside", "chance"))
+        )
 
 
 class InheritTask:
@@ -277,7 +279,7 @@ class InheritTask:
         shared = self._selector.draw(draw.shared(), draw.step) if not self._lessons.views_per_tile else None
         samples = [self._sample(draw.sample(number), shared) for number in draw.samples]
         batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
-        for name in ("pixels", "weight", "inside", "points"):
+        for name in ("pixels", "weight", "inside", "points", "chance"):
             batch[name] = torch.stack(batch[name])
         return batch
 
@@ -307,6 +309,7 @@ class InheritTask:
             "pixels": pixels_of(self._student, seen, self._size),
             "weight": weight,
             "inside": inside,
+            "chance": torch.from_numpy(rng.random((self._lessons.prompts, *inside.shape), np.float32)),
             "points": torch.from_numpy(points.astype(np.float32)),
             "selections": selections,
             "targets": targets,

@@ -73,7 +73,9 @@ def _stability(logits: Tensor) -> Tensor:
     return inner / outer.clamp(min=1)
 
 
-def prompt_loss(model: E2SAM, embedding: Tensor, views: Sequence[Tensor], points: Tensor, inside: Tensor) -> Tensor:
+def prompt_loss(
+    model: E2SAM, embedding: Tensor, views: Sequence[Tensor], points: Tensor, inside: Tensor, chance: Tensor
+) -> Tensor:
     """How far a student's masks are from its teacher's at one click, and at a second one where the two differ.
 
     Parameters
@@ -88,6 +90,8 @@ def prompt_loss(model: E2SAM, embedding: Tensor, views: Sequence[Tensor], points
         (P, 2) first clicks in the model's frame.
     inside
         (H, W) at the stride of the logits, 1 in the image, 0 in the padding.
+    chance
+        (P, H, W) uniform in [0, 1): where the second clicks fall.
     """
     positive = torch.ones(len(points), 1, device=points.device)
     prompts = click_prompts(points[:, None], positive)
@@ -96,7 +100,7 @@ def prompt_loss(model: E2SAM, embedding: Tensor, views: Sequence[Tensor], points
     loss = _loss(logits.float(), scores.float(), taught, inside)
     rows = torch.arange(len(points), device=points.device)
     mine, its = logits[rows, taught.best].detach().float(), taught.logits[rows, taught.best]
-    second, label = _differing_points(mine > 0, its > 0, inside)
+    second, label = _differing_points(mine > 0, its > 0, inside, chance)
     stride = model.config.logits_stride
     both = torch.cat((points[:, None], (second + 0.5)[:, None] * stride), dim=1)
     labels = torch.cat((positive, label[:, None]), dim=1)
@@ -113,11 +117,9 @@ def _loss(logits: Tensor, scores: Tensor, taught: TeacherMasks, inside: Tensor) 
     return masks + _SCORE_WEIGHT * F.mse_loss(scores, taught.scores)
 
 
-def _differing_points(student: Tensor, teacher: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+def _differing_points(student: Tensor, teacher: Tensor, inside: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
     """A random (x, y) position (P, 2) where masks (P, H, W) differ (any where they agree), and its label (P,)."""
     width = student.shape[-1]
-    chance = torch.rand(student.shape, device=student.device) * inside
-    chance = chance + (student ^ teacher).float() * inside
-    place = chance.flatten(1).argmax(1)
+    place = ((chance + (student ^ teacher).float()) * inside).flatten(1).argmax(1)
     label = teacher.flatten(1)[torch.arange(len(place), device=place.device), place].float()
     return torch.stack((place % width, place // width), dim=1).float(), label
