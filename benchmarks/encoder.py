@@ -9,7 +9,6 @@ random position tables. Peak memory is that of a process of its own for each, wh
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from segment_anything import sam_model_registry
 from torch import Tensor, nn
 
 from benchmarks.matrix_limit import matrix_limit
+from benchmarks.memory import peak_memory_gb
 from benchmarks.report import Report, at_least, at_most, parser_for
 from e2sam.modeling.build import build_from_sam, encoder_size
 from e2sam.modeling.e2sam import E2SAM, PromptTensors
@@ -238,9 +238,7 @@ def _print_peak_memory(name: str, size: str) -> None:
             encoder, side = model.image_encoder, model.config.image_size
             encoder.prefer_speed(None if name == "fast" else torch.float32)
         encoder(_picture(1, side, torch.device("cpu")))
-    # Kilobytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9))
+    print(json.dumps(peak_memory_gb()))
 
 
 def _machine(device: torch.device) -> str:

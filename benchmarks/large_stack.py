@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from benchmarks.memory import peak_memory_gb
 from benchmarks.report import Report, at_most, parser_for
 
 CHANNELS = 4
@@ -118,7 +118,7 @@ def measure(path: Path, name: str) -> dict[str, Any]:
     again = time.perf_counter()
     predictor.predict(points=[centres[0], (centres[0][0] + 5, centres[0][1])]).mask_crop()
     again = time.perf_counter() - again
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak = peak_memory_gb()
     return {
         "first_mask": {
             "seconds": done - start,
