@@ -129,7 +129,7 @@ class _Candidates:
 
 
 def segment_everything(
-    predictor: Predictor, options: AutomaticOptions | None = None, **settings: Any
+    predictor: Predictor, options: AutomaticOptions | None = None, window: Box | None = None, **settings: Any
 ) -> NDArray[np.int32]:
     """Instances of everything in the stack that a predictor has in use.
 
@@ -139,13 +139,17 @@ def segment_everything(
         With a stack in use; its embedding is not made again.
     options
         What to look for.
+    window
+        The part (x0, y0, x1, y1) of the image to look in, pixels; all of it if None. It is encoded by itself, so that
+        a small one is seen in detail; objects that its border cuts off are left out.
     settings
         Single options by name, such as ``points_per_side=16``.
 
     Returns
     -------
     NDArray
-        (H, W) int32, 0 = nothing, 1..K = instances; where masks overlap, the smaller lies on top.
+        (H, W) int32, of the image or of the window, 0 = nothing, 1..K = instances; where masks overlap, the smaller
+        lies on top.
 
     Examples
     --------
@@ -155,7 +159,7 @@ def segment_everything(
     unknown = sorted(set(settings) - known)
     if unknown:
         raise E2SamError(f"Expected options of {', '.join(sorted(known))}, got {', '.join(unknown)}.")
-    steps = segment_everything_steps(predictor, replace(options or AutomaticOptions(), **settings))
+    steps = segment_everything_steps(predictor, replace(options or AutomaticOptions(), **settings), window=window)
     while True:
         try:
             next(steps)
@@ -165,33 +169,85 @@ def segment_everything(
 
 
 def segment_everything_steps(
-    predictor: Predictor, options: AutomaticOptions | None = None, out: NDArray[np.int32] | None = None
+    predictor: Predictor,
+    options: AutomaticOptions | None = None,
+    out: NDArray[np.int32] | None = None,
+    window: Box | None = None,
 ) -> Generator[AutomaticStep, None, NDArray[np.int32]]:
     """As `segment_everything`, yielding after each batch of clicks, so that the caller can show progress or stop.
 
     Parameters
     ----------
     out
-        (H, W) int32 of zeros to write to, such as a memory map for an image whose labels are too large for memory.
+        (H, W) int32 of zeros to write to, such as a memory map for an image whose labels are too large for memory; of
+        the window's size where there is one.
+    window
+        As in `segment_everything`.
+
+    Raises
+    ------
+    PromptError
+        If the window does not lie in the image.
     """
     chosen = (options or AutomaticOptions()).for_model(predictor.model.config.architecture)
-    whole = predictor.model.config.image_size if predictor.is_large else max(predictor.size)
+    area = _area(window, predictor.size)
+    size = area[3] - area[1], area[2] - area[0]
+    whole = predictor.model.config.image_size if predictor.is_large else max(size)
     side = chosen.tile_side or whole
-    tiles = tiles_of(predictor.size, side, int(side * chosen.tile_overlap))
-    batches = [_batches_of(_grid(tile, chosen.points_per_side), chosen.points_per_batch) for tile in tiles]
+    tiles = tiles_of(size, side, int(side * chosen.tile_overlap))
+    batches = [
+        _batches_of(_grid(_moved(tile, area), chosen.points_per_side), chosen.points_per_batch) for tile in tiles
+    ]
     total, done = sum(len(parts) for parts in batches), 0
-    canvas = LabelCanvas(predictor.size, out)
+    canvas = LabelCanvas(size, out)
     for tile, parts in zip(tiles, batches, strict=True):
         found: list[_Candidates] = []
         frame: Frame | None = None
         for points in parts:
-            decoded, frame = predictor.decode_points(points, tile)
+            decoded, frame = predictor.decode_points(points, _moved(tile, area))
             found.append(_filtered(decoded, frame, chosen))
             done += 1
             yield AutomaticStep(done, total)
         assert frame is not None
         canvas.add(tile, _painted(found, frame, chosen))
-    return canvas.finished(chosen.min_area)
+    labels = canvas.finished(chosen.min_area)
+    return labels if area == _area(None, predictor.size) else _uncut(labels, area, predictor.size)
+
+
+def _area(window: Box | None, size: tuple[int, int]) -> Box:
+    """The part of an image of `size` (height, width) to work on."""
+    height, width = size
+    if window is None:
+        return 0, 0, width, height
+    x0, y0, x1, y1 = window
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise PromptError(
+            f"Expected a window inside the image of {width} x {height} pixels (x0, y0, x1, y1), got {tuple(window)}."
+        )
+    return x0, y0, x1, y1
+
+
+def _moved(tile: Box, area: Box) -> Box:
+    """A tile of a window, in pixels of the image."""
+    return tile[0] + area[0], tile[1] + area[1], tile[2] + area[0], tile[3] + area[1]
+
+
+def _uncut(labels: NDArray[np.int32], area: Box, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Labels of a window without the instances that its border cuts off, numbered anew; the image's border cuts none."""
+    borders = [
+        labels[0] if area[1] > 0 else None,
+        labels[-1] if area[3] < size[0] else None,
+        labels[:, 0] if area[0] > 0 else None,
+        labels[:, -1] if area[2] < size[1] else None,
+    ]
+    is_whole = np.ones(int(labels.max(initial=0)) + 1, bool)
+    is_whole[0] = False
+    for border in borders:
+        if border is not None:
+            is_whole[border] = False
+    numbers = np.where(is_whole, np.cumsum(is_whole), 0).astype(np.int32)
+    kept: NDArray[np.int32] = numbers[labels]
+    return kept
 
 
 def _grid(tile: Box, points_per_side: int) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from e2sam.errors import E2SamError
+from e2sam.errors import E2SamError, PromptError
 from e2sam.inference.automatic import (
     AutomaticOptions,
     AutomaticStep,
@@ -99,6 +99,27 @@ def test_tiles_join_what_crosses_them(brightness_model: E2SAM) -> None:
     assert predictor.encoder_passes == len(tiles_of(size, 128, 32))
     assert min(best_ious(labels, truth(size, boxes))) > 0.9
     assert labels[0, 0] == labels[415, 319] == labels[200, 5] > 0, "the ground is one, through all tiles"
+
+
+@pytest.mark.parametrize("large_side", [8192, 64])
+def test_in_a_window_what_its_border_cuts_is_left_out(brightness_model: E2SAM, large_side: int) -> None:
+    predictor = Predictor(brightness_model, cache=False, large_side=large_side)
+    predictor.set_stack(scene((128, 112), BOXES), recipes="none")
+    x0, y0, x1, y1 = window = (5, 6, 80, 66)
+    labels = segment_everything(predictor, points_per_side=16, window=window)
+    assert labels.shape == (60, 75)
+    assert np.unique(labels).tolist() == [0, 1], "neither the ground nor the box that lies half outside"
+    whole, cut, _ = (mask[y0:y1, x0:x1] for mask in truth((128, 112), BOXES))
+    assert best_ious(labels, [whole])[0] > 0.85
+    assert not labels[cut].any()
+
+
+@pytest.mark.parametrize("window", [(0, 0, 113, 60), (-1, 0, 60, 60), (40, 0, 40, 60)])
+def test_a_window_that_does_not_fit_is_refused(brightness_model: E2SAM, window: tuple[int, int, int, int]) -> None:
+    predictor = Predictor(brightness_model, cache=False)
+    predictor.set_stack(scene((128, 112), BOXES))
+    with pytest.raises(PromptError, match="112 x 128"):
+        segment_everything(predictor, window=window)
 
 
 def test_a_tile_side_can_be_asked_for(brightness_model: E2SAM) -> None:
