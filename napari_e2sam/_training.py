@@ -70,6 +70,8 @@ def _inherit(task: Mapping[str, Any], out: Path) -> Generator[dict[str, Any], No
     told = f"Agreement with the teacher after 3 clicks, on a held-out part: {after.get(key, math.nan):.3f}"
     if key in before:
         told += f" ({before[key]:.3f} before training)"
+    if not accepted and last.message:
+        told += f". {last.message.rstrip('.')}"
     yield {"out": str(out), "before": before, "after": after, "accepted": accepted, "message": f"{told}."}
 
 

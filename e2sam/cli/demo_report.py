@@ -107,6 +107,11 @@ def _inherited(report: Report, result: LearnedResult, picture: Path) -> None:
     report.paragraph(
         f"{result.steps} steps, {result.seconds:.0f} seconds: a first taste; `e2sam inherit` trains for longer. The "
         "student encodes all channels in one pass and serves any selection of them."
+        + (
+            ""
+            if result.accepted
+            else " No step was better without being clearly worse in a part: the untrained one stays."
+        )
     )
     _before_after(report, result, "Agreement (IoU) of its masks with the teacher's on the part held out.")
     report.curves({"loss": result.losses}, "step", "loss")

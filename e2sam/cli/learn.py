@@ -166,7 +166,7 @@ def _inherit_lines(result: dict[str, Any]) -> Iterator[str]:
         before = result["before"].get(name)
         yield f"{words}: {value:.3f}" + ("" if before is None else f" (before training {before:.3f})")
     if not result["accepted"]:
-        yield "no step agreed better with the teacher than the untrained student, which was kept"
+        yield "no step was better than the untrained student without being clearly worse in a part: that one was kept"
 
 
 # --- finetune --------------------------------------------------------------------------------------------------------

@@ -174,7 +174,10 @@ def inherit(
 
     A quarter of each stack (of four stacks and more: whole stacks) is held out; the metrics "agreement_1_click",
     "agreement_3_clicks" and, of more than three channels, "agreement_all_1_click" are the mean IoU of the student's
-    masks with the teacher's there. Close the generator to stop; `config.resume` goes on.
+    masks with the teacher's there, "agreement_score" is the mean of these. The weights of the best score are kept among
+    those with none of the parts more than 0.05 under what it was before training; where that leaves none, the untrained
+    student is kept ("accepted" 0.0) and the last message says which part fell. Close the generator to stop;
+    `config.resume` goes on.
 
     Parameters
     ----------

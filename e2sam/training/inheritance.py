@@ -33,6 +33,8 @@ __all__ = ["InheritModule", "InheritTask", "Lessons", "Rates"]
 # Tiles from which the variance of the teacher's channels, and the first readout, are taken.
 _FIRST_TILES = 12
 _WHOLE_SELECTION_SHARE = 0.5
+# Of IoU: a fall of agreement that a few dozen held-out questions do not make by chance alone.
+_CLEARLY_WORSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class InheritTask:
         What the checkpoint is to say of the run, as plain JSON.
     """
 
-    monitor = "agreement_1_click"
+    monitor = "agreement_score"
 
     def __init__(
         self,
@@ -335,8 +337,17 @@ class InheritTask:
     # --- result ------------------------------------------------------------------------------------------------------
 
     def validate(self) -> dict[str, float]:
-        """Agreement with the teacher on held-out regions."""
-        return self._probe.measure(self._student)
+        """Agreement with the teacher on held-out regions, and "agreement_score", the mean of its parts."""
+        parts = self._probe.measure(self._student)
+        return parts | {self.monitor: float(np.mean(list(parts.values())))} if parts else {}
+
+    def objection(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+        """The parts of the agreement that are clearly worse than before; "" if none is.
+
+        A student that follows triples better must not pay for it with the answers to all channels together.
+        """
+        fallen = [name for name, value in after.items() if name in before and value < before[name] - _CLEARLY_WORSE]
+        return ", ".join(f"{n.replace('_', ' ')} fell from {before[n]:.2f} to {after[n]:.2f}" for n in fallen)
 
     def save(self, path: Path, outcome: Outcome) -> None:
         """Write the student, low-rank changes merged."""

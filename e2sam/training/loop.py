@@ -116,6 +116,7 @@ class _Run:
             if stale and self.state.step < total:
                 message = f"Stopped at step {self.state.step}: no improvement since step {self.state.best_step}."
             if stale or self.state.step == total:
+                message = " ".join(part for part in (message, self._refusal(metrics)) if part)
                 yield TrainStep(self.state.step, total, loss, self._finish(metrics), message)
                 return
             if self.settings.checkpoint_every and self.state.step % self.settings.checkpoint_every == 0:
@@ -132,6 +133,8 @@ class _Run:
             if self.fabric.world_size > 1:
                 parameter.data.copy_(self.fabric.broadcast(parameter.data, src=0))
         self.weights.restart()
+        # What was set so may be better than anything that a short run makes of it.
+        self._keep_if_better(self._validate())
 
     def _goes_on(self, wanted: bool = True) -> bool:
         """Whether the first process still wants the next step; all processes ask at once."""
@@ -227,17 +230,33 @@ class _Run:
         return metrics
 
     def _validate_if_due(self) -> Mapping[str, float]:
-        every, step, monitor = self.settings.validate_every, self.state.step, self.task.monitor
+        every, step = self.settings.validate_every, self.state.step
         if not (step == self.settings.steps or (every and step % every == 0)):
             return {}
         metrics = self._validate()
-        if monitor and metrics:
-            if metrics[monitor] > self.state.best[monitor]:
-                self.state.best, self.state.best_step, self.state.stale = dict(metrics), step, 0
-                self._keep(metrics)
-            else:
-                self.state.stale += 1
+        if self.task.monitor and metrics:
+            self.state.stale = 0 if self._keep_if_better(metrics) else self.state.stale + 1
         return metrics
+
+    def _keep_if_better(self, metrics: Mapping[str, float]) -> bool:
+        """Keep the weights as they are if they are the best so far and the task has nothing against them."""
+        state, monitor = self.state, self.task.monitor
+        if not (monitor and metrics) or metrics[monitor] <= state.best[monitor] or self._objection(metrics):
+            return False
+        state.best, state.best_step = dict(metrics), state.step
+        self._keep(metrics)
+        return True
+
+    def _objection(self, metrics: Mapping[str, float]) -> str:
+        objection = getattr(self.task, "objection", None)
+        return str(objection(self.state.before, metrics)) if objection else ""
+
+    def _refusal(self, metrics: Mapping[str, float]) -> str:
+        """Why the last weights are not the kept ones, where more than the monitored metric says so."""
+        if self.settings.keep != "best" or not metrics or self.state.best_step == self.state.step:
+            return ""
+        reason = self._objection(metrics)
+        return f"The last step's weights were not kept: {reason}." if reason else ""
 
     def _keep(self, metrics: Mapping[str, float]) -> None:
         """Put the weights aside that may turn out to be the best."""
@@ -258,7 +277,7 @@ class _Run:
         """Save the weights that are kept; returns their metrics."""
         state, kept = self.state, self.state.step
         judged = bool(self.task.monitor and metrics)
-        accepted = not judged or state.best_step > 0
+        accepted = not judged or state.best != state.before
         if judged and self.settings.keep == "best" and state.best_step < state.step:
             kept, metrics = state.best_step, state.best
         outcome = Outcome(state.before, metrics, kept, state.step, round(state.seconds, 3), accepted)

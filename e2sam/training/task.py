@@ -139,7 +139,7 @@ class Outcome:
     before, after
         Validation before the first step, and of the weights that were kept; empty where nothing was validated.
     kept_step
-        Step whose weights were kept; 0 = those before the first step.
+        Step whose weights were kept; 0 = those before the first step (with `accepted`: as the task's `begin` set them).
     steps
         Steps done (fewer than asked for after an early stop).
     seconds
@@ -160,7 +160,9 @@ class TrainingTask(Protocol):
     """What is learned. One loop, `e2sam.training.loop.run_training`, drives every task.
 
     A task may also have a method `begin()`, called once after the validation before the first step and never on resume,
-    that sets trained weights itself (in closed form, for instance).
+    that sets trained weights itself (in closed form, for instance); what it set is validated and may be what is kept.
+    And it may have a method `objection(before, after)` that says, given two validations, why weights must not be kept
+    however good their `monitor` ("" = nothing against them).
 
     Attributes
     ----------

@@ -151,6 +151,52 @@ def test_checkpoint_says_where_it_comes_from(tmp_path: Path) -> None:
     assert "accepted" in steps[-1].metrics or not steps[-1].metrics
 
 
+@pytest.mark.parametrize(
+    ("all_channels", "accepted", "told"),
+    [(0.46, 0.0, "agreement all 1 click fell from 0.78 to 0.46"), (0.75, 1.0, "")],
+)
+def test_gain_on_triples_does_not_pay_for_a_loss_on_all_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_channels: float, accepted: float, told: str
+) -> None:
+    before = {"agreement_1_click": 0.5, "agreement_3_clicks": 0.6, "agreement_all_1_click": 0.78}
+    # The mean of the parts rises in both cases.
+    after = {"agreement_1_click": 0.8, "agreement_3_clicks": 0.85, "agreement_all_1_click": all_channels}
+    measured = iter([before, before, after])
+    monkeypatch.setattr("e2sam.training.agreement.AgreementProbe.measure", lambda *_: dict(next(measured)))
+    config = config_of(tmp_path, steps=2, ema_decay=0.0)
+    last = run(config)[-1]
+    assert (last.metrics["accepted"], last.metrics["kept_step"]) == (accepted, 2 * accepted)
+    assert told in last.message and bool(told) == bool(last.message)
+    outcome = read_checkpoint_info(config.out).extra["outcome"]
+    assert outcome["after"]["agreement_all_1_click"] == (all_channels if accepted else 0.78)
+    readout = load_checkpoint(config.out).merge.readout.weight
+    assert bool(readout.any()) == bool(accepted), "a refused run leaves the student that equals its teacher"
+
+
+def test_score_weighs_all_channels_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ("agreement_1_click", "agreement_3_clicks", "agreement_all_1_click")
+    # Triples gain a little, all channels lose less than what is clearly worse: still not the better student.
+    figures = [(0.5, 0.6, 0.78), (0.5, 0.6, 0.78), (0.52, 0.6, 0.74)]
+    measured = iter([dict(zip(parts, row, strict=True)) for row in figures])
+    monkeypatch.setattr("e2sam.training.agreement.AgreementProbe.measure", lambda *_: next(measured))
+    last = run(config_of(tmp_path, steps=2))[-1]
+    assert last.metrics["accepted"] == 0.0 and last.metrics["agreement_score"] == pytest.approx(1.88 / 3)
+
+
+def test_start_in_closed_form_is_kept_where_steps_make_it_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([{"agreement_1_click": value} for value in (0.5, 0.8, 0.7)])
+    monkeypatch.setattr("e2sam.training.agreement.AgreementProbe.measure", lambda *_: next(measured))
+    config = config_of(tmp_path, steps=2)
+    last = run(config)[-1]
+    assert (last.metrics["accepted"], last.metrics["kept_step"], last.metrics["agreement_1_click"]) == (1.0, 0.0, 0.8)
+    student = load_checkpoint(config.out)
+    assert student.merge.readout.weight.any()
+    theirs = teacher_of().image_encoder.state_dict()["laterals.0.weight"]
+    assert torch.equal(student.image_encoder.state_dict()["laterals.0.weight"], theirs), "no step was taken"
+
+
 def test_closed_run_goes_on_exactly(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
