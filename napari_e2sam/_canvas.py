@@ -371,6 +371,17 @@ class Canvas:
         camera = self.viewer.scene.camera if hasattr(self.viewer, "scene") else self.viewer.camera
         camera.center = (camera.center[0], float(centre[0]), float(centre[1]))
 
+    @property
+    def view(self) -> Box | None:
+        """The part of the image on the screen, or None where nothing was drawn or nothing of it shows."""
+        layer = self._layers.get("objects")
+        if layer is None or self._scene is None:
+            return None
+        (y0, x0), (y1, x1) = layer.corner_pixels[:, -2:].tolist()
+        height, width = self._scene.size
+        box = max(x0, 0), max(y0, 0), min(x1 + 1, width), min(y1 + 1, height)
+        return box if box[2] - box[0] > 1 and box[3] - box[1] > 1 else None
+
     # -- tools -------------------------------------------------------------------------------------------------------
 
     def take_tool(self, name: str) -> None:

@@ -13,6 +13,7 @@ from napari.layers import Image
 
 from e2sam.errors import E2SamError
 from napari_e2sam._canvas import Canvas
+from napari_e2sam._carry_control import CarryControl
 from napari_e2sam._convert import AXIS_KEY, STACK_KEY
 from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
@@ -83,6 +84,7 @@ class Controller:
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
+        self.carrying = CarryControl(panels.objects, self.work, self.stack.go_on, self.prompts.begin)
         self.learning = LearningControl(panels.learning, self.work, self.encoding)
         # A stand-in for the engine has no cache that another process could fill.
         self.worklist = WorklistControl(panels.worklist, self.work, prefetches=start_engine is start_process)
@@ -155,6 +157,7 @@ class Controller:
             "merge": self.objects.merge,
             "review": self.objects.review,
             "next": self.objects.next_unreviewed,
+            "carry": self.carrying.carry,
             "next click": self.prompts.toggle_next_click,
         }
         for tool in ("points", "box", "scribble", "move"):

@@ -18,7 +18,7 @@ from napari_e2sam._composite import composite_of, step_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import ModelRow
-from napari_e2sam._state import Workplace
+from napari_e2sam._state import LogitsGrid, Workplace
 from napari_e2sam._statistics import wavelength_presets
 from napari_e2sam._wire import Message
 from napari_e2sam.widgets.channels import ChannelsPanel
@@ -359,6 +359,8 @@ class EncodingControl:
             return
         state.is_encoded = True
         state.matrix = message.arrays.get("matrix0")
+        grid = message.body["grid"]
+        state.grid = None if grid is None else LogitsGrid(**grid)
         seconds = message.body["seconds"]
         self._model.set_details(f"{_model_text(state.model)}\nEncoded in {seconds:.2f} s: {message.body['views'][0]}")
         work.say("", "info")

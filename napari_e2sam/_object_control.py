@@ -36,6 +36,7 @@ class ObjectControl:
             "split": self.split,
             "next": self.next_unreviewed,
             "everything": self.everything,
+            "everything_here": self.everything_here,
             "undo": self.undo,
             "redo": self.redo,
             "import": lambda: exchange("import"),
@@ -167,6 +168,17 @@ class ObjectControl:
 
     def everything(self) -> None:
         """Segment every object of the image; asked again while it runs, stop."""
+        self._segment_everything(None)
+
+    def everything_here(self) -> None:
+        """Segment every object that shows whole on the screen; asked again while it runs, stop."""
+        view = self._work.canvas.view
+        if view is None and self._everything is None:
+            self._work.fail("Expected the image on the screen, got none of it: move it into view.")
+            return
+        self._segment_everything(view)
+
+    def _segment_everything(self, window: Box | None) -> None:
         work = self._work
         if self._everything is not None:
             work.engine.cancel("everything")
@@ -175,11 +187,12 @@ class ObjectControl:
             work.fail("Expected an encoded stack, got none: wait for the encoding, or choose a layer in Stack.")
             return
         self._everything = work.session.place
-        self._panel.actions_by_name["everything"].setText("Stop")
+        self._panel.set_segmenting(True)
         work.engine.request(
             Request(
                 "everything",
-                done=self._on_everything,
+                {} if window is None else {"window": [int(side) for side in window]},
+                done=lambda message: self._on_everything(message, window),
                 failed=self._on_everything_failed,
                 progress=lambda share, text: work.say(f"{text}: {100 * share:.0f} %", "busy"),
                 lane="everything",
@@ -188,14 +201,14 @@ class ObjectControl:
 
     def _end_everything(self) -> tuple[int, tuple[int, ...]] | None:
         place, self._everything = self._everything, None
-        self._panel.actions_by_name["everything"].setText("All")
+        self._panel.set_segmenting(False)
         return place
 
     def _on_everything_failed(self, text: str) -> None:
         self._end_everything()
         self._work.fail(text)
 
-    def _on_everything(self, message: Message) -> None:
+    def _on_everything(self, message: Message, window: Box | None) -> None:
         place = self._end_everything()
         labels = message.arrays["labels"]
         taken = self._objects_mask(place)
@@ -207,7 +220,10 @@ class ObjectControl:
                 self._try(lambda: work.session.file.accept_many(*place, found))
             work.say(f"{len(found)} objects found; they wait for your review.", "info")
 
-        work.tasks.run(lambda: objects_of(labels, taken, class_id), add, work.fail)
+        if taken is not None and window is not None:
+            taken = taken[window[1] : window[3], window[0] : window[2]]
+        corner = (0, 0) if window is None else window[:2]
+        work.tasks.run(lambda: objects_of(labels, taken, class_id, corner), add, work.fail)
 
     def _objects_mask(self, place: tuple[int, tuple[int, ...]] | None) -> NDArray[np.bool_] | None:
         layer = self._work.canvas.objects_layer
@@ -286,8 +302,13 @@ class ObjectControl:
             layer.selected_label = numbers[0]
 
 
-def objects_of(labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class_id: int) -> list[NewObject]:
-    """Instances of a label image (H, W) as objects to review; those that mostly lie on `taken` are left out."""
+def objects_of(
+    labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class_id: int, corner: tuple[int, int] = (0, 0)
+) -> list[NewObject]:
+    """Instances of a label image (h, w) as objects to review; those that mostly lie on `taken` are left out.
+
+    `corner` is the pixel (x, y) of the image that the label image begins at.
+    """
     from scipy import ndimage
 
     found = []
@@ -297,7 +318,7 @@ def objects_of(labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class
         mask = labels[where] == number
         if taken is not None and np.count_nonzero(mask & taken[where]) > 0.5 * np.count_nonzero(mask):
             continue
-        crop = MaskCrop.of(mask, where[1].start, where[0].start)
+        crop = MaskCrop.of(mask, corner[0] + where[1].start, corner[1] + where[0].start)
         found.append(NewObject(crop, class_id, None, origin="automatic", is_reviewed=False))
     return found
 

@@ -137,6 +137,11 @@ class PromptControl:
         logits: NDArray[np.float32] = answered.logits[min(draft.chosen, len(answered.logits) - 1)]
         return logits
 
+    def begin(self, prompts: Prompts) -> None:
+        """Make these the prompts of the object under way, and predict from them."""
+        self._answered = None
+        self._store(prompts)
+
     def _store(self, prompts: Prompts) -> None:
         try:
             self._work.session.set_prompts(prompts)

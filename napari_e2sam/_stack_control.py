@@ -17,7 +17,7 @@ from e2sam.data.content import hash_pixels
 from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
-from e2sam.errors import E2SamError
+from e2sam.errors import E2SamError, PromptError
 from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import AXIS_KEY, STACK_KEY, Scene, axis_choices, channels_first, scene_of
 from napari_e2sam._rows import ChannelRow, LayerRow
@@ -315,6 +315,24 @@ class StackControl:
             first = self._work.viewer.dims.ndim - state.layer.ndim
             for axis, value in enumerate(np.unravel_index(position, counts)):
                 self._work.viewer.dims.set_current_step(first + axis, int(value))
+
+    def go_on(self) -> None:
+        """Go one plane on along the last axis: to the next slice of a volume, or the next time of a series.
+
+        Raises
+        ------
+        PromptError
+            If there is no next plane.
+        """
+        state, session, dims = self._work.state, self._work.session, self._work.viewer.dims
+        if state.scene is None or state.layer is None or not state.scene.stack.leading:
+            raise PromptError("Expected a series or a volume, got one plane: there is no next one.")
+        stack, here = state.scene.stack, session.plane
+        if here[-1] + 1 >= stack.num_planes[-1]:
+            raise PromptError(f"Expected a next plane along {stack.leading[-1]}, got the last: there is none.")
+        dims.set_current_step(dims.ndim - state.layer.ndim + len(here) - 1, here[-1] + 1)
+        if session.plane == here:
+            raise PromptError(f"Expected a slider for {stack.leading[-1]}, got none: show the stack in 2D.")
 
     def _on_done_changed(self, is_done: bool) -> None:
         session = self._work.session

@@ -19,7 +19,25 @@ from napari_e2sam._jobs import EngineClient, Tasks
 from napari_e2sam._rows import ChannelRow
 from napari_e2sam._session import SessionModel
 
-__all__ = ["State", "Workplace"]
+__all__ = ["LogitsGrid", "State", "Workplace"]
+
+
+@dataclass(frozen=True)
+class LogitsGrid:
+    """Where a model takes mask prompts for an image.
+
+    Attributes
+    ----------
+    rows, columns
+        Size of a mask prompt.
+    row_step, column_step
+        Pixels of the image from one of its rows, or columns, to the next.
+    """
+
+    rows: int
+    columns: int
+    row_step: float
+    column_step: float
 
 
 class State:
@@ -41,6 +59,8 @@ class State:
         What the engine said of the loaded model; empty before one is loaded.
     is_encoded
         Whether the engine can answer prompts for exactly this.
+    grid
+        Where the model takes mask prompts for an image of this size, or None where it takes none.
     """
 
     scene_changed = Signal()
@@ -55,6 +75,7 @@ class State:
         self.model: dict[str, Any] = {}
         self.matrix: NDArray[Any] | None = None
         self.is_encoded = False
+        self.grid: LogitsGrid | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -55,6 +55,8 @@ TOOLTIPS: Mapping[str, str] = {
     "export": "Write the objects to a file: label TIFF, PNG, COCO JSON or GeoJSON.",
     "import": "Take objects from a label image or a COCO file.",
     "everything": "Segment every object of the image; they come as objects to review.",
+    "everything_here": "Segment every object that shows whole on the screen, at the detail of this view.",
+    "carry": "Go to the next plane and begin an object there from this one (T).",
     "overlap": "What happens where a new object lies on an old one.",
     "session": "Everything is saved as you work. Go on with another session, or begin one.",
     "keys": "Every shortcut of this window.",

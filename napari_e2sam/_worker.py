@@ -61,7 +61,7 @@ class Engine:
     Parameters
     ----------
     api
-        Anything with the engine's `load_model`, `Predictor` and `segment_everything_steps`.
+        Anything with the engine's `load_model`, `Predictor`, `Frame` and `segment_everything_steps`.
     """
 
     def __init__(self, api: Any) -> None:
@@ -125,6 +125,7 @@ class Engine:
             "seconds": float(self._predictor.seconds_encode),
             "encoder_passes": int(self._predictor.encoder_passes - passes),
             "views": [view.name for view in views],
+            "grid": self._grid,
         }, matrices
 
     def predict(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
@@ -168,8 +169,9 @@ class Engine:
         return {"agreement": {str(name): float(value) for name, value in agreement.items()}}, {}
 
     def everything(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
-        """Instances of the whole image, (H, W) int32, 0 = none."""
-        steps = self._api.segment_everything_steps(self._ready)
+        """Instances of the image, or of a window (x0, y0, x1, y1) of it, (h, w) int32, 0 = none."""
+        window = body.get("window")
+        steps = self._api.segment_everything_steps(self._ready, window=None if window is None else tuple(window))
         labels = None
         while labels is None:
             try:
@@ -178,6 +180,21 @@ class Engine:
             except StopIteration as end:
                 labels = end.value
         return {"objects": int(labels.max())}, {"labels": np.asarray(labels, np.int32)}
+
+    @property
+    def _grid(self) -> dict[str, Any] | None:
+        """Where the model takes mask prompts, as `LogitsGrid`; None in a large stack, where each window has its own."""
+        if self._predictor.is_large:
+            return None
+        frame = self._api.Frame.of(self._predictor.size, self._model.config)
+        rows, columns = frame.logits_size
+        (height, width), (used_height, used_width) = frame.original_size, frame.input_size
+        return {
+            "rows": rows,
+            "columns": columns,
+            "row_step": frame.logits_stride * height / used_height,
+            "column_step": frame.logits_stride * width / used_width,
+        }
 
     @property
     def _ready(self) -> Any:
@@ -274,10 +291,16 @@ def main() -> int:
 
     from e2sam import Predictor, load_model
     from e2sam.inference.automatic import segment_everything_steps
+    from e2sam.inference.frame import Frame
 
     writing = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    api = SimpleNamespace(load_model=load_model, Predictor=Predictor, segment_everything_steps=segment_everything_steps)
+    api = SimpleNamespace(
+        load_model=load_model,
+        Predictor=Predictor,
+        segment_everything_steps=segment_everything_steps,
+        Frame=Frame,
+    )
     serve(Engine(api), sys.stdin.buffer, writing)
     return 0
 

@@ -233,7 +233,7 @@ def _moved(tile: Box, area: Box) -> Box:
 
 
 def _uncut(labels: NDArray[np.int32], area: Box, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Labels of a window without the instances that its border cuts off, numbered anew; the image's border cuts none."""
+    """Labels of a window without the instances that its border cuts off, numbered anew; the image's own cuts none."""
     borders = [
         labels[0] if area[1] > 0 else None,
         labels[-1] if area[3] < size[0] else None,

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QPushButton,
+    QSizePolicy,
     QTableView,
     QVBoxLayout,
     QWidget,
@@ -32,6 +33,7 @@ _ACTIONS = (
     ("split", "Split"),
     ("next", "Next"),
     ("everything", "All"),
+    ("everything_here", "In view"),
     ("import", "Import..."),
     ("export", "Export..."),
 )
@@ -44,8 +46,9 @@ class ObjectsPanel(QWidget):
     class_chosen = Signal(str)
     class_add_asked = Signal()
     reviewed_changed = Signal(list, bool)
-    action_asked = Signal(str)  # edit, delete, merge, split, next, everything, import, export, undo, redo
+    action_asked = Signal(str)  # one of _ACTIONS, undo or redo
     overlap_chosen = Signal(str)
+    carry_asked = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -54,6 +57,7 @@ class ObjectsPanel(QWidget):
         self._connect()
         self.set_rows((), {})
         self.set_history(False, False)
+        self.set_can_carry(False)
         self._update_enabled()
 
     def _build(self) -> None:
@@ -64,19 +68,26 @@ class ObjectsPanel(QWidget):
         self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.view.verticalHeader().hide()
         self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
-        self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        self.view.horizontalHeader().setStretchLastSection(True)
-        for column, width in enumerate((46, 72, 42, 62, 66)):
+        header = self.view.horizontalHeader()
+        header.setMinimumSectionSize(30)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        for column, width in enumerate((46, 72, 42, 66, 66, 40)):
             self.view.setColumnWidth(column, width)
-        self.view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        # The column of the longest text takes what width there is; the table scrolls only where there is too little.
+        header.setSectionResizeMode(ObjectColumn.CHANNELS, QHeaderView.ResizeMode.Stretch)
         self.view.setMinimumHeight(_ROW_HEIGHT * 5)
         self.classes = QComboBox(objectName="classes")
+        self.classes.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.classes.setMinimumContentsLength(8)
         self.add_class = QPushButton("New class...", objectName="add_class")
         self.undo = QPushButton("Undo", objectName="undo")
         self.redo = QPushButton("Redo", objectName="redo")
         self.overlap = QComboBox(objectName="overlap")
         self.overlap.addItems(["new on top", "old on top"])
         self.count = QLabel()
+        # Its text grows with the objects; the dock must not.
+        self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.carry = QPushButton("Carry", objectName="carry")
         self.actions_by_name = {name: QPushButton(text, objectName=name) for name, text in _ACTIONS}
 
     def _lay_out(self) -> None:
@@ -97,7 +108,7 @@ class ObjectsPanel(QWidget):
         layout.addLayout(second)
         grid = QGridLayout()
         grid.setSpacing(2)
-        for position, button in enumerate(self.actions_by_name.values()):
+        for position, button in enumerate((*self.actions_by_name.values(), self.carry)):
             grid.addWidget(button, position // 4, position % 4)
         layout.addLayout(grid)
 
@@ -108,6 +119,7 @@ class ObjectsPanel(QWidget):
         self.classes.activated.connect(lambda position: self.class_chosen.emit(self.classes.itemText(position)))
         self.add_class.clicked.connect(lambda: self.class_add_asked.emit())
         self.overlap.activated.connect(lambda position: self.overlap_chosen.emit(("newest", "oldest")[position]))
+        self.carry.clicked.connect(lambda: self.carry_asked.emit())
         for name, button in (*self.actions_by_name.items(), ("undo", self.undo), ("redo", self.redo)):
             button.clicked.connect(lambda _=False, name=name: self.action_asked.emit(name))
 
@@ -128,6 +140,7 @@ class ObjectsPanel(QWidget):
             self.view.scrollToBottom()
         reviewed = sum(row.is_reviewed for row in rows)
         self.count.setText(f"{len(rows)} objects, {reviewed} reviewed" if rows else "No objects yet")
+        self.count.setToolTip(self.count.text())
         self._update_enabled()
 
     def choose(self, numbers: Sequence[int]) -> None:
@@ -166,6 +179,15 @@ class ObjectsPanel(QWidget):
         """Show the overlap policy: "newest" or "oldest"."""
         with signals_blocked(self.overlap):
             self.overlap.setCurrentIndex(0 if policy == "newest" else 1)
+
+    def set_can_carry(self, can: bool) -> None:
+        """Show whether the stack has other planes to carry an object to."""
+        self.carry.setVisible(can)
+
+    def set_segmenting(self, running: bool) -> None:
+        """Show whether everything is being segmented, which the same button stops."""
+        self.actions_by_name["everything"].setText("Stop" if running else "All")
+        self.actions_by_name["everything_here"].setEnabled(not running)
 
     def _on_selection_changed(self, *_: object) -> None:
         self._update_enabled()

@@ -47,6 +47,7 @@ class FakePredictor:
         self.size = (0, 0)
         self.selection: tuple[int, ...] = ()
         self.names: tuple[str, ...] = ()
+        self.is_large = False
 
     def set_stack(self, stack: ChannelStack, channels: Any = "auto", recipes: Any = None) -> None:
         self.size, self.names = stack.size, stack.names
@@ -103,19 +104,33 @@ def load_model(name: str, device: str = "auto") -> Any:
     )
 
 
-def segment_everything_steps(predictor: FakePredictor) -> Generator[Any, None, NDArray[np.int32]]:
-    """Four squares, one a step."""
+def segment_everything_steps(
+    predictor: FakePredictor, window: Box | None = None
+) -> Generator[Any, None, NDArray[np.int32]]:
+    """Four squares, one a step; in a window, what lies in it."""
     labels = np.zeros(predictor.size, np.int32)
     for number, (row, column) in enumerate(((4, 4), (4, 40), (40, 4), (40, 40)), start=1):
         labels[row : row + 12, column : column + 12] = number
         yield SimpleNamespace(done=number, total=4)
+    if window is not None:
+        x0, y0, x1, y1 = window
+        labels = labels[y0:y1, x0:x1]
     return labels
+
+
+def frame_of(size: tuple[int, int], config: Any) -> Any:
+    """Eight by eight logits over a square frame of 64 pixels."""
+    used = tuple(round(side * 64 / max(size)) for side in size)
+    return SimpleNamespace(original_size=size, input_size=used, logits_size=(8, 8), logits_stride=8)
 
 
 def fake_engine() -> Engine:
     """An engine over the fakes."""
     api = SimpleNamespace(
-        load_model=load_model, Predictor=FakePredictor, segment_everything_steps=segment_everything_steps
+        load_model=load_model,
+        Predictor=FakePredictor,
+        segment_everything_steps=segment_everything_steps,
+        Frame=SimpleNamespace(of=frame_of),
     )
 
     class FakeEngine(Engine):

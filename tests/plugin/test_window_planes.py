@@ -1,0 +1,106 @@
+"""Objects carried through the planes of a series, and everything on the screen segmented, in a real viewer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from e2sam.data.masks import MaskCrop
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from napari_e2sam._carry_control import prompts_from_mask
+from napari_e2sam._state import LogitsGrid
+
+
+def _go_to(window: Any, plane: int) -> None:
+    window.viewer.dims.set_current_step(0, plane)
+    window.wait(lambda: window.session.plane == (plane,) and window.state.is_encoded)
+
+
+def test_an_object_is_carried_through_a_series(window: Any) -> None:
+    data = np.random.default_rng(3).uniform(0, 1, (3, 2, 80, 96)).astype(np.float32)
+    window.open(ChannelStack(data, (ChannelSpec("a"), ChannelSpec("b")), leading="T"))
+    do, session = window.controller.do, window.session
+    _go_to(window, 0)
+    assert window.panels.objects.carry.isVisibleTo(window.panels.objects)
+    do("carry")
+    assert "got none" in window.widget.status.text()
+    assert session.plane == (0,)
+
+    # From an accepted object: one plane on, a point, box and mask of it, and a mask from them at once.
+    window.click(40, 30)
+    do("accept")
+    do("carry")
+    assert session.plane == (1,)
+    window.wait(lambda: session.draft.candidates)
+    prompts = session.draft.prompts
+    assert prompts.box.tolist() == [30, 20, 50, 40]
+    assert np.abs(prompts.points - [[40, 30]]).max() <= 1
+    assert prompts.labels.tolist() == [1]
+    assert np.argwhere(prompts.mask > 0).tolist() == [[2, 2], [2, 3]]
+    assert window.canvas.mask_layer.data[30, 40] == 1
+    do("accept")
+    assert [len(session.file.objects(session.stack_id, (plane,))) for plane in range(3)] == [1, 1, 0]
+
+    # On again by the button, from the mask under way, to the last plane; there it ends.
+    window.click(70, 60)
+    window.panels.objects.carry.click()
+    window.wait(lambda: session.plane == (2,) and session.draft.candidates)
+    assert session.draft.prompts.box.tolist() == [60, 50, 80, 70]
+    do("carry")
+    assert "got the last" in window.widget.status.text()
+    assert session.plane == (2,)
+
+    # What is under way on the next plane is not written over; going back, it is there.
+    _go_to(window, 0)
+    do("carry")
+    assert "got one" in window.widget.status.text()
+    assert session.draft.prompts.points.tolist() == [[70, 60]]
+
+
+def test_a_stack_of_one_plane_has_nothing_to_carry_to(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    assert not window.panels.objects.carry.isVisibleTo(window.panels.objects)
+    window.click(40, 30)
+    window.controller.do("carry")
+    assert "got one plane" in window.widget.status.text()
+    assert len(window.session.draft.prompts.points) == 1
+
+
+def test_the_point_lies_in_the_mask_and_the_logits_are_those_of_the_mask() -> None:
+    rows, columns = np.mgrid[:60, :60]
+    distance = np.hypot(rows - 30, columns - 30)
+    ring = (distance < 28) & (distance > 18)
+    mask = MaskCrop.of(ring, 100, 40)
+    alone = prompts_from_mask(mask, None)
+    x, y = (int(value) for value in alone.points[0])
+    assert mask.full((200, 200))[y, x]
+    assert alone.mask is None
+    given = prompts_from_mask(mask, LogitsGrid(50, 50, 4.0, 4.0)).mask
+    assert given is not None
+    assert given.shape == (50, 50)
+    np.testing.assert_array_equal(given > 0, mask.full((200, 200))[2::4, 2::4])
+
+
+def test_everything_in_view_is_what_shows_on_the_screen(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    window.viewer.reset_view()
+    camera = window.viewer.scene.camera if hasattr(window.viewer, "scene") else window.viewer.camera
+    camera.zoom *= 5
+    window.canvas.look_at((40, 40, 52, 52))
+    window.wait(lambda: window.canvas.view is not None and min(window.canvas.view[:2]) > 16)
+    x0, y0, x1, y1 = window.canvas.view
+    assert x0 < 40
+    assert x1 > 52
+    assert 16 < y0 < 40
+    assert 52 < y1 < 80
+    buttons = window.panels.objects.actions_by_name
+    buttons["everything_here"].click()
+    assert not buttons["everything_here"].isEnabled()
+    window.wait(lambda: len(window.session.objects) == 1 and buttons["everything_here"].isEnabled())
+    assert window.session.objects[0].box == (40, 40, 52, 52)
+    assert window.canvas.objects_layer.data[45, 45] == window.session.objects[0].id
+
+    # The rest of the image later: what is there already is not found twice.
+    buttons["everything"].click()
+    window.wait(lambda: len(window.session.objects) == 4)
