@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QSizePolicy,
     QTableView,
     QVBoxLayout,
     QWidget,
@@ -61,14 +62,14 @@ class ChannelsPanel(QWidget):
         self.view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.view.verticalHeader().hide()
         self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
-        self.view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header = self.view.horizontalHeader()
         header.setMinimumSectionSize(24)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setHighlightSections(False)
         for column, width in enumerate((80, 54, 32, 72, 66, 40, 30)):
             self.view.setColumnWidth(column, width)
-        header.setStretchLastSection(True)
+        # Names take what width there is; the table scrolls only where there is too little.
+        header.setSectionResizeMode(Column.NAME, QHeaderView.ResizeMode.Stretch)
         self.filter = QLineEdit(objectName="filter", placeholderText="Filter: name, role, unit or 10-20")
         self.filter.setClearButtonEnabled(True)
         self.suggest = QPushButton("Suggest", objectName="suggest")
@@ -79,6 +80,8 @@ class ChannelsPanel(QWidget):
         self.all = QPushButton("All", objectName="all")
         self.none = QPushButton("None", objectName="none")
         self.count = QLabel()
+        # Its text grows with the selection; the dock must not.
+        self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.composite = QCheckBox("Model input", objectName="composite")
         self.reason = QLabel(wordWrap=True)
 

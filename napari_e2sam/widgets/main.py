@@ -140,6 +140,8 @@ class SegmentWidget(QWidget):
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setWidget(column)
         self._column = column
+        # Never wider than what is seen of it, whatever a panel asks for: there is no bar to reach the rest with.
+        column.setMinimumWidth(1)
         column.installEventFilter(self)
         self.status = QLabel(wordWrap=True)
         self.status.setMinimumHeight(18)

@@ -49,6 +49,8 @@ class StackPanel(QWidget):
     def _build(self) -> None:
         self.layers = QListWidget(objectName="layers")
         self.axis = QComboBox(objectName="axis")
+        self.axis.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.axis.setMinimumContentsLength(18)
         self.summary = QLabel(wordWrap=True)
         self.warning = QLabel(wordWrap=True)
         self.warning.setStyleSheet("color: #e0a030;")

@@ -1,0 +1,42 @@
+"""The panels lie within the dock, whatever they show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QPoint
+from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QPushButton, QWidget
+
+from e2sam.data.stack import ChannelStack
+
+
+def _right_edges(column: QWidget) -> dict[str, int]:
+    kinds = (QPushButton, QComboBox, QAbstractItemView)
+    shown = [widget for kind in kinds for widget in column.findChildren(kind) if widget.isVisible()]
+    return {widget.objectName(): widget.mapTo(column, QPoint(widget.width(), 0)).x() for widget in shown}
+
+
+def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelStack) -> None:
+    window.viewer.window.resize(1280, 800)
+    window.open(stack)
+    scroll = window.widget.scroll
+    column, seen = scroll.widget(), scroll.viewport()
+    QApplication.processEvents()
+    wanted = column.minimumSizeHint().width()
+    window.controller.objects.add_class("a class whose name is longer than any list has room for")
+    for x, y in ((20, 20), (60, 20), (60, 60), (20, 60)):
+        window.click(x, y)
+        window.controller.do("accept")
+    window.click(40, 40)
+    window.wait(lambda: column.minimumSizeHint().width() == wanted)
+    window.wait(lambda: column.width() == seen.width())
+    edges = _right_edges(column)
+    assert {"save_preset", "next_click", "add_class", "channels", "objects"} <= set(edges)
+    assert {name: edge for name, edge in edges.items() if edge > seen.width()} == {}
+    for table in (window.panels.channels.view, window.panels.objects.view):
+        assert table.horizontalHeader().length() <= table.viewport().width()
+
+    # In a dock that the user's screen leaves no room for, the panels still follow it.
+    scroll.setMinimumWidth(0)
+    scroll.setMaximumWidth(300)
+    window.wait(lambda: seen.width() <= 300 and column.width() == seen.width())
