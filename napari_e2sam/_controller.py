@@ -20,10 +20,11 @@ from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._object_control import ObjectControl
+from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
 from napari_e2sam._prompt_control import PromptControl
 from napari_e2sam._sample_data import motorcycle
 from napari_e2sam._session import SessionModel
-from napari_e2sam._shortcuts import SHORTCUTS
+from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, shortcuts_with
 from napari_e2sam._stack_control import StackControl
 from napari_e2sam._state import Workplace
 from napari_e2sam._worklist_control import WorklistControl
@@ -92,7 +93,10 @@ class Controller:
         self.work.state.scene_changed.connect(self.objects.redraw)
         self._is_closed = False
         self._actions = self._named_actions()
+        self.preferences = Preferences()
+        self.shortcuts: tuple[Shortcut, ...] = tuple(SHORTCUTS)
         self._bind()
+        self._prefer(panels)
         if self.session.file.message:
             say(self.session.file.message, "error")
 
@@ -107,8 +111,7 @@ class Controller:
         if self._is_closed:
             return
         self._is_closed = True
-        for shortcut in SHORTCUTS:
-            self.viewer.bind_key(shortcut.key, None, overwrite=True)
+        self._unbind()
         self.learning.close()
         self.worklist.close()
         self.stack.close()
@@ -169,8 +172,41 @@ class Controller:
             actions[f"candidate {number}"] = partial(self.prompts.choose_candidate, number)
         return actions
 
+    def prefer(self, preferences: Preferences) -> None:
+        """Keep preferences, and take their keys at once.
+
+        Raises
+        ------
+        E2SamError
+            If two actions have the same key, or the preferences cannot be kept.
+        """
+        shortcuts = shortcuts_with(preferences.keys)
+        write_preferences(preferences)
+        self._unbind()
+        self.preferences, self.shortcuts = preferences, shortcuts
+        self._bind()
+
+    def _prefer(self, panels: Panels) -> None:
+        """Begin as the user prefers; a file that cannot be used is a line in the panel, no more."""
+        try:
+            preferences = read_preferences()
+            shortcuts = shortcuts_with(preferences.keys)
+        except E2SamError as error:
+            self.work.fail(str(error))
+            return
+        self._unbind()
+        self.preferences, self.shortcuts = preferences, shortcuts
+        self._bind()
+        panels.channels.composite.setChecked(preferences.shows_model_input)
+        if preferences.hovers:
+            self.prompts.set_hover(True)
+
+    def _unbind(self) -> None:
+        for shortcut in self.shortcuts:
+            self.viewer.bind_key(shortcut.key, None, overwrite=True)
+
     def _bind(self) -> None:
-        for shortcut in SHORTCUTS:
+        for shortcut in self.shortcuts:
             self.viewer.bind_key(shortcut.key, self._key_action(shortcut.action), overwrite=True)
 
     def _key_action(self, action: str) -> Callable[[Any], None]:

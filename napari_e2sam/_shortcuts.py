@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-__all__ = ["SHORTCUTS", "Shortcut", "shortcut_table"]
+from app_model.types import KeyBinding, KeyCode
+from napari.utils.key_bindings import coerce_keybinding
+
+from e2sam.errors import E2SamError
+
+__all__ = ["SHORTCUTS", "Shortcut", "shortcut_table", "shortcuts_with"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,41 @@ SHORTCUTS: Sequence[Shortcut] = (
 )
 
 
-def shortcut_table() -> str:
+def shortcuts_with(keys: Mapping[str, str]) -> tuple[Shortcut, ...]:
+    """The shortcuts with a user's own keys, by the action's name.
+
+    Raises
+    ------
+    E2SamError
+        If an action is not known, a key is none of napari's, or two actions have the same key.
+    """
+    unknown = sorted(set(keys) - {shortcut.action for shortcut in SHORTCUTS})
+    if unknown:
+        raise E2SamError(f"Expected keys for actions of the shortcut table, got {', '.join(unknown)}.")
+    shortcuts = tuple(replace(one, key=keys.get(one.action, one.key)) for one in SHORTCUTS)
+    taken: dict[KeyBinding, Shortcut] = {}
+    for shortcut in shortcuts:
+        binding = _binding(shortcut.key)
+        if binding in taken:
+            other = taken[binding]
+            raise E2SamError(
+                f"Expected another key for each action, got {shortcut.key} for {other.text!r} and {shortcut.text!r}."
+            )
+        taken[binding] = shortcut
+    return shortcuts
+
+
+def _binding(key: str) -> KeyBinding:
+    binding = coerce_keybinding(key)
+    if not binding.parts or any(part.key == KeyCode.UNKNOWN for part in binding.parts):
+        raise E2SamError(f"Expected a key such as X or Control-Shift-X, got {key!r}.")
+    return binding
+
+
+def shortcut_table(shortcuts: Sequence[Shortcut] = SHORTCUTS) -> str:
     """The shortcuts as an HTML table; numbered ones in one row."""
     rows = []
-    for shortcut in SHORTCUTS:
+    for shortcut in shortcuts:
         number = shortcut.key[-1]
         if shortcut.action.startswith(("preset", "class")):
             if number != "1":

@@ -59,6 +59,7 @@ TOOLTIPS: Mapping[str, str] = {
     "carry": "Go to the next plane and begin an object there from this one (T).",
     "overlap": "What happens where a new object lies on an old one.",
     "session": "Everything is saved as you work. Go on with another session, or begin one.",
+    "preferences": "Keys of your own, and what is on in a new window.",
     "keys": "Every shortcut of this window.",
     # Learning
     "finetune": "Train the mask decoder on the accepted objects of this session.",

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from e2sam.errors import E2SamError
 from napari_e2sam._controller import Controller, Panels
 from napari_e2sam._jobs import Channel, start_process
+from napari_e2sam._preferences import Preferences
 from napari_e2sam._session import SessionModel
 from napari_e2sam._shortcuts import shortcut_table
 from napari_e2sam._tooltips import set_tooltips
@@ -30,6 +31,7 @@ from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.learning import LearningPanel
 from napari_e2sam.widgets.model import ModelPanel
 from napari_e2sam.widgets.objects import ObjectsPanel
+from napari_e2sam.widgets.preferences import PreferencesForm
 from napari_e2sam.widgets.prompts import PromptsPanel
 from napari_e2sam.widgets.stack import StackPanel
 from napari_e2sam.widgets.worklist import WorklistPanel
@@ -149,8 +151,11 @@ class SegmentWidget(QWidget):
         self.session.clicked.connect(self._on_session)
         self.keys = QToolButton(text="Keys", objectName="keys")
         self.keys.clicked.connect(self._on_keys)
+        self.prefer = QToolButton(text="Preferences", objectName="preferences")
+        self.prefer.clicked.connect(self._on_prefer)
         bottom = QHBoxLayout()
         bottom.addWidget(self.status, 1)
+        bottom.addWidget(self.prefer)
         bottom.addWidget(self.session)
         bottom.addWidget(self.keys)
         layout = QVBoxLayout(self)
@@ -206,10 +211,26 @@ class SegmentWidget(QWidget):
         widget = SegmentWidget(viewer, path, start_engine=start_engine)
         viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
 
+    def _on_prefer(self) -> None:
+        self.form = PreferencesForm(self.controller.preferences)
+        self.form.asked.connect(self._on_preferences)
+        self.form.native.setParent(self, Qt.WindowType.Dialog)
+        self.form.native.setWindowTitle("Preferences")
+        self.form.native.resize(420, 560)
+        self.form.native.show()
+
+    def _on_preferences(self, preferences: Preferences) -> None:
+        try:
+            self.controller.prefer(preferences)
+        except E2SamError as error:
+            self.form.fail(str(error))
+            return
+        self.form.native.close()
+
     def _on_keys(self) -> None:
         box = QMessageBox(self)
         box.setWindowTitle("Keys")
-        box.setText(shortcut_table())
+        box.setText(shortcut_table(self.controller.shortcuts))
         box.exec()
 
 

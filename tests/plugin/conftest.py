@@ -25,6 +25,7 @@ def own_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has its own folder for new sessions."""
     folder = tmp_path / "sessions"
     monkeypatch.setenv("E2SAM_SESSION_DIR", str(folder))
+    monkeypatch.setenv("E2SAM_PREFERENCES", str(tmp_path / "window.json"))
     return folder
 
 
