@@ -39,6 +39,7 @@ PRESETS = ("default", "bmvc2023")
 _MAX_SAMPLED_SCENES = 8
 _VALIDATION_SELECTIONS = 5
 _SKETCH_RANK = 16
+_STEPS_AT_FULL_RATE = 200
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class InheritConfig:
     num_tiles, num_validation_tiles
         Trained tiles (0 = by the area of the stacks, 12 to 96) and held-out ones.
     lessons, rates
-        What a step holds, and learning rates.
+        What a step holds, and learning rates; None = the usual ones, smaller in runs of fewer than 200 steps.
     seed, ema_decay, warmup_share, clip_norm, validate_every, checkpoint_every, patience, keep, resume
         As in `LoopSettings`.
     accelerator, devices, num_nodes, strategy, precision
@@ -96,7 +97,7 @@ class InheritConfig:
     num_tiles: int = 0
     num_validation_tiles: int = 4
     lessons: Lessons = field(default_factory=Lessons)
-    rates: Rates = field(default_factory=Rates)
+    rates: Rates | None = None
     seed: int = 0
     ema_decay: float = 0.999
     warmup_share: float = 0.15
@@ -265,12 +266,23 @@ def _build_task(scenes: tuple[TrainingScene, ...], teacher: E2SAM, config: Inher
         canonical=() if is_split else canonical,
         probe=probe,
         lessons=config.lessons,
-        rates=config.rates,
+        rates=_rates(config),
         tune=_tune(config, student),
         lora_rank=config.lora_rank,
         seed=config.seed,
         provenance=_provenance(config, teacher, base, scenes, [channels[i].name for i in canonical]),
     )
+
+
+def _rates(config: InheritConfig) -> Rates:
+    """The usual rates, or less where a run is too short to make up for what its first steps break.
+
+    Adam's first steps move every weight by about its rate, however small or noisy the gradient. A student that starts
+    from its teacher and a merge module solved in closed form has more to lose by that than to gain in a few steps.
+    """
+    if config.rates is not None:
+        return config.rates
+    return Rates().scaled(min(1.0, config.steps / _STEPS_AT_FULL_RATE))
 
 
 def _freeze(teacher: E2SAM) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ __all__ = ["InheritModule", "InheritTask", "Lessons", "Rates"]
 # Tiles from which the variance of the teacher's channels, and the first readout, are taken.
 _FIRST_TILES = 12
 _WHOLE_SELECTION_SHARE = 0.5
+# Of the samples that lose channels: how many may lose canonical ones, on which the student's features rest.
+_CANONICAL_LOSS_SHARE = 0.3
 # Of IoU: a fall of agreement that a few dozen held-out questions do not make by chance alone.
 _CLEARLY_WORSE = 0.05
 
@@ -46,6 +48,11 @@ class Rates:
     encoder: float = 1e-4
     lora: float = 5e-4
     weight_decay: float = 0.05
+
+    def scaled(self, factor: float) -> Rates:
+        """All learning rates times a factor."""
+        rates = {name: factor * getattr(self, name) for name in ("merge", "first_layer", "encoder", "lora")}
+        return replace(self, **rates)
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,7 @@ class InheritTask:
         self._lessons = lessons
         self._rates = rates
         self._seed = seed
+        self._canonical = frozenset(canonical)
         self._provenance = dict(provenance)
         self._fills = np.array([recipe.fill for recipe in student.config.recipes], np.float32)
         self._selections = [self._draw_selections(index, tuple(canonical)) for index in range(len(self._tiles))]
@@ -298,6 +306,8 @@ class InheritTask:
             selections = [shared]
         targets = self._views.embed(planes, selections)
         needed = {channel for selection in selections for channel in selection}
+        if drops and rng.random() >= _CANONICAL_LOSS_SHARE:
+            needed |= self._canonical
         present = self._present(rng, needed, len(planes)) if drops else tuple(range(len(planes)))
         height, width = planes.shape[-2:]
         seen = planes.copy()

@@ -151,6 +151,17 @@ def test_checkpoint_says_where_it_comes_from(tmp_path: Path) -> None:
     assert "accepted" in steps[-1].metrics or not steps[-1].metrics
 
 
+def test_short_runs_take_smaller_steps(tmp_path: Path) -> None:
+    def encoder_rate(**changes: Any) -> float:
+        config = config_of(tmp_path, **changes)
+        groups = _build_task(hold_out([stack_of()], 0), teacher_of(), config).groups()
+        return min(group.learning_rate for group in groups)
+
+    usual = encoder_rate(steps=1000, rates=None)
+    assert encoder_rate(steps=20, rates=None) == pytest.approx(0.1 * usual)
+    assert encoder_rate(steps=20, rates=Rates()) == usual, "rates that were asked for stay"
+
+
 @pytest.mark.parametrize(
     ("all_channels", "accepted", "told"),
     [(0.46, 0.0, "agreement all 1 click fell from 0.78 to 0.46"), (0.75, 1.0, "")],
@@ -294,6 +305,14 @@ def test_dropped_channels_are_filled_and_needed_ones_stay(tmp_path: Path) -> Non
             inside = batch["pixels"][0, 8] > 0
             assert batch["pixels"][0, channel][inside].unique().tolist() == pytest.approx([fills[channel]])
     assert dropped > 30
+
+
+def test_canonical_channels_are_lost_less_often(tmp_path: Path) -> None:
+    config = config_of(tmp_path, lessons=replace(LESSONS, dropout=1.0, views_per_step=1))
+    task = _build_task(hold_out([stack_of(8)], 0), teacher_of(), config)
+    present = [task.batch(StepDraw(step, 60, 0, range(1)))["present"][0] for step in range(60)]
+    # Without the rule: about 24 of the 30 samples that are asked for other channels.
+    assert 0 < sum(not {0, 1, 2} <= set(channels) for channels in present) < 15
 
 
 def test_preset_of_the_paper(tmp_path: Path) -> None:
