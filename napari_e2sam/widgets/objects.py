@@ -139,7 +139,7 @@ class ObjectsPanel(QWidget):
         if grew:
             self.view.scrollToBottom()
         reviewed = sum(row.is_reviewed for row in rows)
-        self.count.setText(f"{len(rows)} objects, {reviewed} reviewed" if rows else "No objects yet")
+        self.count.setText(f"{reviewed} of {len(rows)} reviewed" if rows else "No objects yet")
         self.count.setToolTip(self.count.text())
         self._update_enabled()
 
