@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Clicks on the photograph, pixel (x, y) and 1 inside or 0 outside: seat, tank, headlight, rear wheel.
+# Clicks on the photograph, pixel (x, y) and 1 inside or 0 outside: seat, tank, headlight, door panel.
 OBJECTS = (
     ((237, 195, 1),),
     ((390, 205, 1), (300, 190, 0)),
     ((545, 155, 1),),
-    ((190, 332, 1), (120, 290, 1)),
+    ((232, 50, 1),),
 )
 
 

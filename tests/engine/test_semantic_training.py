@@ -153,7 +153,7 @@ def test_what_is_not_labelled_has_no_part_in_the_loss(tmp_path, base):
 
 
 def test_empty_tile_costs_nothing_and_strange_labels_are_named(tmp_path, base):
-    logits = torch.randn(3, 4, 4, requires_grad=True)
+    logits = torch.randn(3, 4, 4)
     assert float(_dice_loss(logits, torch.full((4, 4), NOT_COUNTED))) == 0
     strange = fields()[1]
     strange[5, 5] = 9

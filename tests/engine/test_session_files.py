@@ -95,7 +95,6 @@ class TestTwoOpeners:
                 reader.set_view({})
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.e2sam"], "nothing is left beside it"
 
-
     def test_a_folder_that_cannot_be_written_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with begin(tmp_path / "a.e2sam") as session:
             session.accept(1, (), new_object(0, 0))
