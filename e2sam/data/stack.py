@@ -197,7 +197,9 @@ class ChannelStack:
     def _index(self, name: str | int) -> int:
         if isinstance(name, str) and name in self.names:
             return self.names.index(name)
-        if not isinstance(name, str) and 0 <= int(name) < self.num_channels:
+        # A number typed in a command comes as text; a channel of that name has been found above.
+        is_position = not isinstance(name, str) or name.isdecimal()
+        if is_position and 0 <= int(name) < self.num_channels:
             return int(name)
         shown = ", ".join(self.names[:16]) + (", ..." if self.num_channels > 16 else "")
         raise ChannelError(

@@ -1,0 +1,40 @@
+"""Which channels a caller means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.errors import ChannelError, StackError
+
+
+def stack(*names: str) -> ChannelStack:
+    return ChannelStack(np.zeros((len(names), 4, 5), np.uint8), tuple(ChannelSpec(name) for name in names))
+
+
+def test_channels_are_found_by_name_and_by_position() -> None:
+    assert stack("R", "G", "depth").indices(("depth", 0)) == (2, 0)
+
+
+def test_position_typed_as_text_is_a_position_unless_a_channel_has_that_name() -> None:
+    assert stack("R", "G", "depth").indices(("2",)) == (2,)
+    assert stack("2", "1", "0").indices(("2", "0")) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [((), "at least 1"), (("X",), "'X'"), ((3,), "0..2"), ((-1,), "0..2"), (("3",), "0..2"), (("R", 0), "R twice")],
+)
+def test_channels_that_are_not_there(asked: tuple[str | int, ...], said: str) -> None:
+    with pytest.raises(ChannelError, match=said):
+        stack("R", "G", "depth").indices(asked)
+
+
+def test_names_stand_once_and_fit_the_array() -> None:
+    with pytest.raises(ChannelError, match="R twice"):
+        stack("R", "R")
+    with pytest.raises(ChannelError, match="Expected 2 channel names, got 1"):
+        ChannelStack(np.zeros((2, 4, 5)), (ChannelSpec("R"),))
+    with pytest.raises(StackError, match="axes CYX"):
+        ChannelStack(np.zeros((4, 5)), (ChannelSpec("R"),))
