@@ -44,6 +44,7 @@ class Canvas:
         self._scene: Scene | None = None
         self._is_writing = False
         self._layers: dict[str, Layer] = {}
+        self._keys: tuple[tuple[str, Callable[[Any], None] | None], ...] = ()
         self._mask_box: Box | None = None
         self._has_labels = False
         viewer.layers.events.removed.connect(self._on_removed)
@@ -131,8 +132,15 @@ class Canvas:
         assert self._scene is not None
         return {"scale": self._scene.scale, "translate": self._scene.translate}
 
+    def bind_keys(self, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:
+        """Bind keys on our own layers too: napari asks the active layer first, and points take letters such as A."""
+        self._keys = tuple(keys)
+        for layer in self._layers.values():
+            bind_all(layer, self._keys)
+
     def _add(self, name: str, layer: Layer, below: str = "") -> None:
         self._layers[name] = layer
+        bind_all(layer, self._keys)
         active = self.viewer.layers.selection.active
         with self._writing():
             self.viewer.layers.append(layer)
@@ -495,7 +503,7 @@ class Canvas:
         )
 
 
-def bind_all(layer_or_viewer: Any, keys: Sequence[tuple[str, Callable[[Any], None]]]) -> None:
+def bind_all(layer_or_viewer: Any, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:
     """Bind keys, over whatever they did before."""
     for key, action in keys:
         layer_or_viewer.bind_key(key, action, overwrite=True)

@@ -12,7 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Image
 
 from e2sam.errors import E2SamError
-from napari_e2sam._canvas import Canvas
+from napari_e2sam._canvas import Canvas, bind_all
 from napari_e2sam._carry_control import CarryControl
 from napari_e2sam._convert import AXIS_KEY, STACK_KEY
 from napari_e2sam._encoding_control import EncodingControl
@@ -202,12 +202,14 @@ class Controller:
             self.prompts.set_hover(True)
 
     def _unbind(self) -> None:
-        for shortcut in self.shortcuts:
-            self.viewer.bind_key(shortcut.key, None, overwrite=True)
+        keys = [(shortcut.key, None) for shortcut in self.shortcuts]
+        bind_all(self.viewer, keys)
+        self.work.canvas.bind_keys(keys)
 
     def _bind(self) -> None:
-        for shortcut in self.shortcuts:
-            self.viewer.bind_key(shortcut.key, self._key_action(shortcut.action), overwrite=True)
+        keys = [(shortcut.key, self._key_action(shortcut.action)) for shortcut in self.shortcuts]
+        bind_all(self.viewer, keys)
+        self.work.canvas.bind_keys(keys)
 
     def _key_action(self, action: str) -> Callable[[Any], None]:
         def run(viewer: Any) -> None:
