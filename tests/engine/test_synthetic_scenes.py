@@ -77,6 +77,19 @@ def test_mask_of_a_cell_holds_its_nucleus() -> None:
     pytest.fail("no scene of 20 had nuclei")
 
 
+def test_tissue_is_packed_and_parts_too_small_to_see_belong_to_their_cell() -> None:
+    touching = 0
+    for seed in range(6):
+        scene = make_scene(np.random.default_rng(seed), (96, 96), 2, SceneOptions(kind="tissue", smallest=60))
+        for label in range(1, len(scene.parents)):
+            assert scene.mask(label).sum() >= 60
+            assert scene.parents[scene.parents[label]] == 0
+        wholes = np.where(scene.parents[scene.labels] > 0, scene.parents[scene.labels], scene.labels)
+        right, left = wholes[:, 1:], wholes[:, :-1]
+        touching += int(((right != left) & (right > 0) & (left > 0)).sum())
+    assert touching > 200
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 13, 16])
 def test_stack_of_any_number_of_channels(count: int) -> None:
     stack, labels = synthetic_stack(0, count, (64, 80))
@@ -118,9 +131,11 @@ def test_material_is_collected_loaded_and_used(tmp_path: Path) -> None:
         rgba[disk] = (255, 10 * index, 0, 255)
         Image.fromarray(rgba).save(pictures / f"disk_{index}.png")
     Image.fromarray(np.full((300, 300, 3), 128, np.uint8)).save(pictures / "grey.jpg")
-    Image.fromarray(np.full((300, 300, 3), 20, np.uint8)).save(pictures / "dark.jpg")
+    # A word may name a folder as well as a file.
+    (pictures / "dark").mkdir()
+    Image.fromarray(np.full((300, 300, 3), 20, np.uint8)).save(pictures / "dark" / "picture.jpg")
     (pictures / "broken.png").write_bytes(b"no picture")
-    counts = collect_material([pictures], [pictures / "grey.jpg", pictures / "dark.jpg"], tmp_path / "out", ["dark"])
+    counts = collect_material([pictures], [pictures / "grey.jpg", pictures / "dark"], tmp_path / "out", ["dark/"])
     assert counts["train_sprites"] + counts["held_out_sprites"] == 24
     assert (counts["train_photos"], counts["held_out_photos"]) == (1, 1)
     material = Material.load(tmp_path / "out" / "train.npz")

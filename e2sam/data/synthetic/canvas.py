@@ -95,11 +95,15 @@ class Canvas:
             plane += alpha * (target - plane)
         if not is_object:
             return 0
-        label = len(self.visible)
+        label = self.add_label(visible, parent)
         self.labels[window][solid] = label
+        return label
+
+    def add_label(self, visible: NDArray[np.bool_], parent: int = 0) -> int:
+        """A new label, seen where `visible` (1 + K,) says, as a part of `parent`."""
         self.visible.append(visible)
         self.parents.append(parent)
-        return label
+        return len(self.visible) - 1
 
     def shade(self, coverage: Planes, top: int, left: int, strength: float) -> None:
         """Darken the colour planes under a shadow."""

@@ -12,11 +12,12 @@ from e2sam.data.synthetic import shapes
 from e2sam.data.synthetic.canvas import Canvas, Layer
 from e2sam.data.synthetic.material import Material
 from e2sam.data.synthetic.textures import Planes, random_colour, resample, smooth_field, texture
+from e2sam.data.synthetic.tissue import paint_tissue
 from e2sam.errors import StackError
 
 __all__ = ["KINDS", "Scene", "SceneOptions", "make_scene"]
 
-KINDS = ("objects", "cells", "regions")
+KINDS = ("objects", "cells", "regions", "tissue")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SceneOptions:
     Attributes
     ----------
     kind
-        "objects" on a background, many small "cells", large "regions", or None for any of them.
+        "objects" on a background, many small "cells", large "regions", cells packed to "tissue", or None for any.
     hidden
         Share of objects that the colour planes do not show at all.
     night, haze
@@ -101,10 +102,12 @@ def make_scene(
         raise StackError(f"Expected a scene of at least 32 x 32 pixels, got {size[0]} x {size[1]}.")
     if options.kind is not None and options.kind not in KINDS:
         raise StackError(f"Expected a kind of scene of {', '.join(KINDS)}, got {options.kind!r}.")
-    kind = options.kind or str(rng.choice(KINDS, p=[0.5, 0.25, 0.25]))
+    kind = options.kind or str(rng.choice(KINDS, p=[0.45, 0.2, 0.2, 0.15]))
     canvas = Canvas.empty(num_extras, size)
     if kind == "cells":
         _cells(rng, canvas, options, material)
+    elif kind == "tissue":
+        paint_tissue(rng, canvas)
     else:
         _background(rng, canvas, material)
         if kind == "regions":
@@ -313,7 +316,7 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
             small += strength * rng.standard_normal(small.shape, dtype=np.float32)
         result = resample(small, size)
     elif rng.random() < 0.75:
-        sigma = float(rng.uniform(0.3, 1.1)) if kind != "cells" else float(rng.uniform(0.4, 2.0))
+        sigma = float(rng.uniform(0.3, 1.1)) if kind not in ("cells", "tissue") else float(rng.uniform(0.4, 2.0))
         result = ndimage.gaussian_filter(result, (0, sigma, sigma), truncate=2.5)
     if rng.random() < 0.6:
         grain = np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.12))))
@@ -339,6 +342,10 @@ def _finish(canvas: Canvas, planes: Planes, options: SceneOptions) -> Scene:
     kept = [label for label in range(1, len(canvas.visible)) if areas[label] >= options.smallest]
     renumber = np.zeros(len(canvas.visible), np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
+    for label, parent in enumerate(canvas.parents):
+        if parent and not renumber[label]:
+            # A part too small to see belongs to its whole.
+            renumber[label] = renumber[parent]
     index = [0, *kept]
     return Scene(
         planes.astype(np.float32),
