@@ -22,6 +22,7 @@ from torch import nn
 from e2sam.data.synthetic import Material
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
+from e2sam.modeling.packed import fastest_dtype
 from e2sam.modeling.tiny import TinyDecoder
 from e2sam.training.config import TrainStep
 from e2sam.training.state import RunState, load_optimizer, load_tensors, optimizer_tensors, read_state, write_state
@@ -35,7 +36,7 @@ from e2sam.training.tiny_data import (
     pack_scene,
 )
 from e2sam.training.tiny_loss import Rounds, StepLoss, boundary_loss, play_rounds
-from e2sam.weights.checkpoint import save_checkpoint
+from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
 __all__ = ["TinyConfig", "train_tiny"]
 
@@ -55,6 +56,8 @@ class TinyConfig:
         `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
     held_out
         `held_out.npz` of the same, for validation.
+    initial
+        Checkpoint of `tiny` to start from, or None to start from nothing.
     steps
         Length of the run and of its cosine schedule.
     scenes, objects, sides
@@ -79,6 +82,7 @@ class TinyConfig:
     out: Path
     material: Path | None = None
     held_out: Path | None = None
+    initial: Path | None = None
     steps: int = 3000
     scenes: int = 8
     objects: int = 4
@@ -118,6 +122,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config = config
         self.model = self._new_model()
+        if config.initial is not None:
+            self.model.load_state_dict(load_checkpoint(config.initial).state_dict())
         self.average = self._new_model()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
@@ -157,7 +163,9 @@ class _Run:
         half = build_model(teacher_config("tiny"))
         half.load_state_dict(self.average.state_dict())
         settings = {
-            key: value for key, value in asdict(self.config).items() if key not in ("out", "material", "held_out")
+            key: value
+            for key, value in asdict(self.config).items()
+            if key not in ("out", "material", "held_out", "initial")
         }
         facts = {"stage": "teacher", "training": {**settings, "step": self.state.step, "seconds": self.state.seconds}}
         save_checkpoint(path, half.half(), facts)
@@ -186,12 +194,13 @@ class _Run:
 
 
 def step_loss(model: E2SAM, batch: Batch, rng: np.random.Generator, device: torch.device) -> StepLoss:
-    """Loss of a batch under bfloat16, from pixels to the last round of clicks."""
+    """Loss of a batch, in bfloat16 where the device is made for it, from pixels to the last round of clicks."""
     decoder = model.decoder
     assert isinstance(decoder, TinyDecoder)
     points, labels = first_prompts(rng, batch.masks)
     side = batch.pixels.shape[-1]
-    with torch.autocast(device.type, torch.bfloat16):
+    is_fast = fastest_dtype(device) == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_fast):
         pixels = model.prepare(batch.pixels.to(device), (side, side))
         features = decoder.features(model.encode(pixels))
         borders = boundary_loss(features, batch.boundaries.to(device), batch.judged.to(device))
@@ -268,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, type=Path, help="folder of the run")
     parser.add_argument("--material", type=Path, help="train.npz of e2sam.training.tiny_material")
     parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
+    parser.add_argument("--initial", type=Path, help="checkpoint to start from, e.g. the shipped weights")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     parser.add_argument("--cores", type=int, nargs="*", default=[], help="cores of the process that composes scenes")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

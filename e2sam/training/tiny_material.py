@@ -20,7 +20,7 @@ __all__ = ["collect_material"]
 
 SPRITE_SIDE = 160
 PHOTO_SIDE = 1024
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ def collect_material(
     Parameters
     ----------
     silhouettes, photographs
-        Folders or files of PNG and JPEG pictures; of the silhouettes, those with transparency are used.
+        Folders or files of PNG, JPEG and WebP pictures; of the silhouettes, those with transparency are used.
     out
         Folder of the result; made if need be.
     held_out
@@ -54,7 +54,7 @@ def collect_material(
     for path in _pictures(photographs):
         pixels = _read(path)
         if pixels is not None:
-            photos["held_out" if any(word in path.name for word in held_out) else "train"].append(pixels[..., :3])
+            photos["held_out" if any(word in str(path) for word in held_out) else "train"].append(pixels[..., :3])
     for part in ("train", "held_out"):
         _write(out / f"{part}.npz", sprites[part], photos[part])
     return {

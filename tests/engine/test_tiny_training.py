@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from e2sam.modeling.build import build_model, teacher_config
 from e2sam.training.tiny import TinyConfig, train_tiny
 from e2sam.training.tiny_data import first_prompts, make_batch, pack_scene
 from e2sam.training.tiny_loss import mask_loss
-from e2sam.weights.checkpoint import load_checkpoint
+from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = {
     "steps": 4,
@@ -63,3 +64,13 @@ def test_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
     log = [json.loads(line) for line in (whole.out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2, 3, 4] and "held_out_first" in log[-1]
     assert (whole.out / "best.safetensors").exists()
+
+
+def test_run_starts_from_given_weights(tmp_path: Path) -> None:
+    given = build_model(teacher_config("tiny")).half().float()
+    path = save_checkpoint(tmp_path / "given.safetensors", given, {})
+    config = TinyConfig(tmp_path / "run", **{**SMALL, "steps": 1}, device="cpu", initial=path, learning_rate=0.0)
+    list(train_tiny(config))
+    trained = load_checkpoint(tmp_path / "run" / "tiny.safetensors").state_dict()
+    for name, weight in given.state_dict().items():
+        torch.testing.assert_close(trained[name].float(), weight.float(), atol=1e-6, rtol=1e-6)
