@@ -6,6 +6,7 @@ import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Full
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from e2sam.data.clicks import jittered_box, training_click
 from e2sam.data.synthetic import Material, make_scene
+from e2sam.errors import TrainingError
 
 __all__ = ["Batch", "PackedScene", "SceneSource", "SourceSettings", "first_prompts", "make_batch", "pack_scene"]
 
@@ -25,6 +27,8 @@ SCENE_SIDE = 320
 NUM_EXTRAS = 3
 # Crops that vary less than this, of 255, show nobody anything: night, mostly.
 _DARK = 5.0
+# How often a composing process that waits looks whether anybody still wants its scenes.
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,8 @@ class SourceSettings:
 
 
 def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
-    """What a composing process does, until it is ended."""
+    """What a composing process does until it is ended, or the process that it composes for has died."""
+    parent = os.getppid()
     os.nice(10)
     if settings.cores:
         os.sched_setaffinity(0, settings.cores)
@@ -79,7 +84,14 @@ def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
     index = start
     while True:
         scene = pack_scene(settings.seed, index, material, settings.side)
-        queue.put((scene.planes, scene.labels, scene.visible, scene.parents))
+        while True:
+            try:
+                queue.put((scene.planes, scene.labels, scene.visible, scene.parents), timeout=_PATIENCE_S)
+                break
+            except Full:
+                if os.getppid() != parent:
+                    queue.cancel_join_thread()
+                    return
         index += settings.workers
 
 
@@ -120,11 +132,22 @@ class SceneSource:
     def advance(self) -> list[PackedScene]:
         """Take the next fresh scenes in and return all that are held, newest last."""
         for _ in range(self._fresh + self._missing):
-            queue = self._queues[self._taken % len(self._queues)]
-            self._scenes.append(PackedScene(*queue.get(timeout=120)))
+            self._scenes.append(self._next(self._taken % len(self._queues)))
             self._taken += 1
         self._missing = 0
         return list(self._scenes)
+
+    def _next(self, worker: int) -> PackedScene:
+        """Wait for a scene as long as somebody composes it: a machine may sleep for hours."""
+        while True:
+            try:
+                return PackedScene(*self._queues[worker].get(timeout=_PATIENCE_S))
+            except Empty:
+                if not self._processes[worker].is_alive():
+                    raise TrainingError(
+                        "Expected scenes from the process that composes them, but it has ended: see its message above, "
+                        "then go on with --resume."
+                    ) from None
 
 
 @dataclass(frozen=True)

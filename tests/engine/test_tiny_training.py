@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.training.tiny import TinyConfig, train_tiny
-from e2sam.training.tiny_data import first_prompts, make_batch, pack_scene
+from e2sam.training.tiny_data import SceneSource, SourceSettings, first_prompts, make_batch, pack_scene
 from e2sam.training.tiny_loss import mask_loss
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -74,3 +79,30 @@ def test_run_starts_from_given_weights(tmp_path: Path) -> None:
     trained = load_checkpoint(tmp_path / "run" / "tiny.safetensors").state_dict()
     for name, weight in given.state_dict().items():
         torch.testing.assert_close(trained[name].float(), weight.float(), atol=1e-6, rtol=1e-6)
+
+
+def test_composing_process_ends_with_the_run_that_it_serves(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, signal\n"
+        "from e2sam.training.tiny_data import SceneSource, SourceSettings\n"
+        "if __name__ == '__main__':\n"
+        "    source = SceneSource(SourceSettings(side=64, fresh=1), 0)\n"
+        "    source.advance()\n"
+        "    print(source._processes[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    composer = int(done.stdout)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and Path(f"/proc/{composer}").exists():
+        time.sleep(0.2)
+    assert not Path(f"/proc/{composer}").exists()
+
+
+def test_dead_composer_is_an_error_and_not_an_endless_wait() -> None:
+    with SceneSource(SourceSettings(side=64, fresh=40), 0) as source:
+        source._processes[0].kill()
+        with pytest.raises(TrainingError, match="--resume"):
+            source.advance()
