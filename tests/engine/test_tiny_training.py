@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -96,9 +97,16 @@ def test_composing_process_ends_with_the_run_that_it_serves(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     composer = int(done.stdout)
     end = time.monotonic() + 60
-    while time.monotonic() < end and Path(f"/proc/{composer}").exists():
+    while time.monotonic() < end and is_running(composer):
         time.sleep(0.2)
-    assert not Path(f"/proc/{composer}").exists()
+    assert not is_running(composer)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return bool(psutil.Process(process).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_dead_composer_is_an_error_and_not_an_endless_wait() -> None:
