@@ -29,7 +29,7 @@ __all__ = ["run_training"]
 logger = logging.getLogger(__name__)
 
 # Settings that do not change what is learned: a resumed run may have others.
-_FREE_SETTINGS = ("out", "resume", "checkpoint_every", "accelerator", "devices", "num_nodes", "strategy")
+_FREE_SETTINGS = ("out", "resume", "seconds", "checkpoint_every", "accelerator", "devices", "num_nodes", "strategy")
 _MOST_UNSOUND_STEPS = 5
 
 
@@ -110,12 +110,13 @@ class _Run:
             started = time.perf_counter()
             loss, message = self._step()
             self.state.step += 1
-            metrics = self._validate_if_due()
+            late = self._is_late(self.state.seconds + time.perf_counter() - started)
+            metrics = self._validate_if_due(late)
             self.state.seconds += time.perf_counter() - started
             stale = 0 < self.settings.patience <= self.state.stale
-            if stale and self.state.step < total:
-                message = f"Stopped at step {self.state.step}: no improvement since step {self.state.best_step}."
-            if stale or self.state.step == total:
+            if late or stale:
+                message = self._stopped(late)
+            if late or stale or self.state.step == total:
                 message = " ".join(part for part in (message, self._refusal(metrics)) if part)
                 yield TrainStep(self.state.step, total, loss, self._finish(metrics), message)
                 return
@@ -135,6 +136,22 @@ class _Run:
         self.weights.restart()
         # What was set so may be better than anything that a short run makes of it.
         self._keep_if_better(self._validate())
+
+    def _is_late(self, seconds: float) -> bool:
+        """Whether the time for the run is used up; all processes ask at once and go by the first one's clock."""
+        limit = self.settings.seconds
+        late = 0 < limit <= seconds
+        return bool(self.fabric.broadcast(late, src=0)) if limit and self.fabric.world_size > 1 else late
+
+    def _stopped(self, late: bool) -> str:
+        """Why the run ends before its last step; empty if it does not."""
+        state = self.state
+        if state.step == self.settings.steps:
+            return ""
+        reason = (
+            f"{self.settings.seconds:.0f} s are used up" if late else f"no improvement since step {state.best_step}"
+        )
+        return f"Stopped at step {state.step}: {reason}."
 
     def _goes_on(self, wanted: bool = True) -> bool:
         """Whether the first process still wants the next step; all processes ask at once."""
@@ -229,9 +246,9 @@ class _Run:
         self._keep(metrics)
         return metrics
 
-    def _validate_if_due(self) -> Mapping[str, float]:
+    def _validate_if_due(self, is_last: bool) -> Mapping[str, float]:
         every, step = self.settings.validate_every, self.state.step
-        if not (step == self.settings.steps or (every and step % every == 0)):
+        if not (is_last or step == self.settings.steps or (every and step % every == 0)):
             return {}
         metrics = self._validate()
         if self.task.monitor and metrics:

@@ -43,6 +43,9 @@ class LoopSettings:
         "best" = weights of the best validation (those before the first step included), "last" = of the last step.
     patience
         Stop after this many validations without improvement; 0 = never.
+    seconds
+        Wall-clock time for steps and their validations; 0 = no limit. When it is used up the run ends as after an early
+        stop. The averaged weights are what makes any step a good one to end at.
     resume
         Go on from `<out>.state` where there is one.
     accelerator, devices, num_nodes, strategy, precision
@@ -62,6 +65,7 @@ class LoopSettings:
     validate_every: int = 0
     keep: str = "best"
     patience: int = 0
+    seconds: float = 0.0
     resume: bool = False
     accelerator: str = "auto"
     devices: int | str = 1

@@ -108,6 +108,14 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
     assert not torch.equal(task.module.inner[0].weight, moved)
 
 
+def test_run_ends_when_its_time_is_used_up(tmp_path: Path) -> None:
+    task = LineTask()
+    steps = drive(task, settings(tmp_path / "a", validate_every=100, seconds=1e-6))
+    assert steps[-1].step == 1 and "used up" in steps[-1].message and "fit" in steps[-1].metrics
+    assert task.outcome is not None and task.outcome.steps == 1 and (tmp_path / "a").exists()
+    assert drive(LineTask(), settings(tmp_path / "b", seconds=1e6))[-1].step == 12
+
+
 def test_rate_rises_then_falls_to_its_final_share(tmp_path: Path) -> None:
     loop = settings(tmp_path / "a", steps=100, warmup_share=0.1, final_share=0.01)
     rates = [loop.rate(step) for step in range(100)]
