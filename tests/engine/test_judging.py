@@ -1,0 +1,43 @@
+"""Whether a new model is taken: hand-worked cases."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2sam.evaluation.clicks import ObjectClicks
+from e2sam.training.judging import ClickFigures, compare_clicks
+
+
+def figures(*rows):
+    """Objects whose IoU is the same after the first five clicks and from the box, and reaches 0.85 at a click."""
+    objects = []
+    for number, (iou, reached) in enumerate(rows):
+        ious = (iou,) * 5 + tuple(0.9 if click >= reached else iou for click in range(6, 21))
+        objects.append(ObjectClicks(str(number), 10, ious, box_iou=iou))
+    return ClickFigures(tuple(objects), 20)
+
+
+@pytest.mark.parametrize(
+    ("after", "score", "clicks", "taken"),
+    [
+        # Better in both; worse in both.
+        ([(0.7, 8), (0.6, 8)], 0.15, -2.0, True),
+        ([(0.4, 12), (0.5, 10)], -0.05, 1.0, False),
+        # The score fell on one of two objects only, and fewer clicks were needed: nothing shows a loss.
+        ([(0.3, 7), (0.6, 10)], -0.05, -1.5, True),
+        # The score fell on every object alike, more than chance explains, whatever the clicks say.
+        ([(0.4, 7), (0.4, 7)], -0.1, -3.0, False),
+        # As before.
+        ([(0.5, 10), (0.5, 10)], 0.0, 0.0, True),
+    ],
+)
+def test_taken_unless_both_figures_or_one_of_them_surely_got_worse(after, score, clicks, taken):
+    before = figures((0.5, 10), (0.5, 10))
+    compared = compare_clicks(before, figures(*after))
+    assert compared["score"] == pytest.approx(score) and compared["noc85"] == pytest.approx(clicks)
+    assert compared["not_worse"] is taken
+
+
+def test_one_object_has_no_interval():
+    compared = compare_clicks(figures((0.5, 10)), figures((0.4, 9)))
+    assert compared["score_interval"] == [None, None] and compared["not_worse"] is True
