@@ -198,6 +198,12 @@ def _add_finetune(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--channels", metavar="A,B,C", help="selection (default: that of each correction)")
     parser.add_argument("--learning-rate", type=float, metavar="R", help="of the decoder")
     parser.add_argument("--encoder-rate", type=float, metavar="R", help="of the encoder")
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="S",
+        help="time for the steps (default: by their number, so that few end soon)",
+    )
     parser.add_argument("--held-out", type=_share, metavar="0..1", help="share of the labels to judge by")
     parser.add_argument("--lora-rank", dest="rank", type=_count, metavar="R", help="rank of the low-rank changes")
     parser.add_argument("--decoder", choices=("detail", "bmvc2023"), help="of the semantic head")
@@ -307,6 +313,16 @@ def _count(text: str) -> int:
     if not (text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
+    return value
 
 
 def _share(text: str) -> float:

@@ -26,6 +26,10 @@ from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info, save
 
 __all__ = ["FinetuneConfig", "FinetuneResult", "finetune"]
 
+# Weights averaged over about the last ten steps: few labels make single steps go astray.
+_AVERAGING = 0.9
+_VALIDATIONS = 5
+
 
 class Figures(Protocol):
     """Figures of one model on the held-out labels."""
@@ -41,6 +45,11 @@ class Head(Protocol):
     @property
     def steps(self) -> int:
         """Steps of the run."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time for the steps; 0 = no limit."""
         ...
 
     @property
@@ -101,7 +110,7 @@ class _Run:
             runner.close()
 
     def _identity(self) -> dict[str, Any]:
-        free = ("out", "resume", "twin", "checkpoint_every", "judged_objects", "judged_clicks")
+        free = ("out", "resume", "twin", "seconds", "checkpoint_every", "judged_objects", "judged_clicks")
         settings = {name: value for name, value in self.config.to_json().items() if name not in free}
         return {"settings": settings, "parent": self.head.base.fingerprint, "split": self.head.split}
 
@@ -112,10 +121,11 @@ class _Run:
             steps=self.head.steps,
             batch_size=self.head.batch_size,
             seed=config.seed,
-            ema_decay=0.0,
+            ema_decay=_AVERAGING if config.head == "prompt" else 0.0,
             checkpoint_every=config.checkpoint_every,
-            validate_every=config.validate_every or max(5, self.head.steps // 10),
+            validate_every=config.validate_every or max(5, self.head.steps // _VALIDATIONS),
             patience=config.patience,
+            seconds=self.head.seconds,
             resume=config.resume,
             accelerator=config.accelerator,
             devices=config.devices,

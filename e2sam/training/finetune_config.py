@@ -37,6 +37,9 @@ class FinetuneConfig:
         Selection to learn with; None = the one each correction was made with, all channels for the semantic head.
     steps, batch_size, learning_rate, encoder_rate, weight_decay
         Of the run; 0 (weight_decay: None) = chosen.
+    seconds
+        Wall-clock time for the steps; 0 = chosen: where `steps` are not set, half a second for each with a promptable
+        head on an unchanged encoder, so that five corrections take under a minute on any machine; else no limit.
     held_out
         Share of the labels that the result is measured on; fixed before training.
     seed
@@ -74,6 +77,7 @@ class FinetuneConfig:
     learning_rate: float = 0.0
     encoder_rate: float = 0.0
     weight_decay: float | None = None
+    seconds: float = 0.0
     held_out: float = 0.25
     seed: int = 0
     replay: float = 0.5
@@ -106,6 +110,8 @@ class FinetuneConfig:
                 raise TrainingError(f"Expected {name} of {shown}, got {getattr(self, name)!r}.")
         if self.preset and self.head != "semantic":
             raise TrainingError("Expected --head semantic with the preset bmvc2023, whose stage 2 has no prompts.")
+        if self.seconds < 0:
+            raise TrainingError(f"Expected seconds of at least 0 (0 = chosen), got {self.seconds}.")
         if self.steps < 0 or self.batch_size < 0:
             raise TrainingError(f"Expected steps and batch size of at least 1, got {self.steps} and {self.batch_size}.")
 

@@ -27,6 +27,9 @@ __all__ = ["PromptHead"]
 
 _FEWEST_STEPS, _MOST_STEPS = 60, 400
 _MIRRORED_SCENES = 8
+_SECONDS_A_STEP = 0.5
+# A small decoder that no web-scale training has settled takes larger steps.
+_TINY_RATE = 1e-3
 
 
 @dataclass
@@ -70,6 +73,14 @@ class PromptHead:
         return self.config.steps or min(_MOST_STEPS, max(_FEWEST_STEPS, 40 + 8 * objects))
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock time for the steps; 0 = no limit."""
+        config = self.config
+        if config.seconds or config.steps or (config.tune or "decoder") != "decoder":
+            return config.seconds
+        return _SECONDS_A_STEP * self.steps
+
+    @property
     def batch_size(self) -> int:
         """Samples a step."""
         return self.config.batch_size or 4
@@ -106,9 +117,10 @@ class PromptHead:
 
     def _settings(self) -> ClickSettings:
         config, plain = self.config, ClickSettings(replay=self.config.replay, keep=self.config.keep)
+        usual = _TINY_RATE if self.base.config.architecture == "tiny" else plain.learning_rate
         return replace(
             plain,
-            learning_rate=config.learning_rate or plain.learning_rate,
+            learning_rate=config.learning_rate or usual,
             encoder_rate=config.encoder_rate or plain.encoder_rate,
             weight_decay=plain.weight_decay if config.weight_decay is None else config.weight_decay,
         )

@@ -29,11 +29,12 @@ from e2sam.training.clicking import (
     user_prompts,
 )
 from e2sam.training.dataset import TrainingWindow, WindowData
+from e2sam.training.patches import Extent, Patch, cut, extent_of, patch_around, patch_size
+from e2sam.training.replay import Answers, remember
 from e2sam.training.task import Outcome, ParameterGroup, StepDraw
 
 __all__ = ["ClickModule", "ClickSettings", "PromptTask"]
 
-_REPLAY_PROMPTS = 24
 _REPLAY_WINDOWS = 16
 
 
@@ -49,6 +50,8 @@ class ClickSettings:
         Of both.
     rounds
         Most corrections after the first prompt of a sample; each step draws 0..rounds.
+    chosen
+        Share of the mask loss on the candidate that the model itself would choose, the rest on the best one.
     replay
         Weight of the replayed masks; 0 = none.
     keep
@@ -58,7 +61,8 @@ class ClickSettings:
     learning_rate: float = 3e-4
     encoder_rate: float = 5e-5
     weight_decay: float = 0.0
-    rounds: int = 2
+    rounds: int = 4
+    chosen: float = 0.5
     replay: float = 0.5
     keep: float = 1e-2
 
@@ -85,9 +89,10 @@ class ClickModule(nn.Module):
     def forward(self, batch: Mapping[str, Any], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the samples of a batch, all of one window and view."""
         embedding = batch["embedding"] if "embedding" in batch else self._encode(batch)
-        parts = {"clicks": self._clicked(embedding, batch)}
+        parts = {"clicks": self._clicked(cut(embedding, batch["places"]), batch)}
         if self.settings.replay and "replay" in batch:
-            parts["replay"] = self.settings.replay * self._replayed(embedding, batch["replay"])
+            replay = batch["replay"]
+            parts["replay"] = self.settings.replay * self._replayed(cut(embedding, replay["places"]), replay)
         if self.settings.keep:
             parts["keep"] = self.settings.keep * self._distance()
         return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
@@ -105,21 +110,28 @@ class ClickModule(nn.Module):
         rows = torch.arange(len(targets), device=targets.device)
         previous: Tensor | None = None
         losses = []
-        for number in range(batch["rounds"] + 1):
-            logits, quality = self.model.decode(embedding, PromptTensors(coords, labels, previous), multimask)
-            logits = logits.float()
-            each = _mask_loss(logits, targets, inside)
-            # Of several candidates only the best is taught, so that they may go on to differ (SAM, arXiv 2304.02643).
-            best = each.detach().argmin(1)
-            losses.append(each[rows, best].mean() + F.mse_loss(quality.float(), _iou_of(logits, targets, inside)))
-            if number == batch["rounds"]:
+        last, share = batch["rounds"], self.settings.chosen
+        for number in range(last + 1):
+            # What lies between the first and the last prompt only leads to where the last click is given.
+            is_taught = number in (0, last)
+            with torch.set_grad_enabled(is_taught and torch.is_grad_enabled()):
+                logits, quality = self.model.decode(embedding, PromptTensors(coords, labels, previous), multimask)
+            logits, chosen = logits.float(), quality.detach().argmax(1)
+            if is_taught:
+                each = _mask_loss(logits, targets, inside)
+                # Of several candidates the best is taught, so that they may go on to differ (SAM, arXiv 2304.02643),
+                # and the one that would be shown: among few labels of one kind there is little to be unsure of.
+                best = each.detach().argmin(1)
+                masks = (1 - share) * each[rows, best] + share * each[rows, chosen]
+                losses.append(masks.mean() + F.mse_loss(quality.float(), _iou_of(logits, targets, inside)))
+            if number == last:
                 break
-            previous = logits[rows, best].detach()[:, None]
-            masks = ((previous[:, 0] > 0) & inside).cpu().numpy()
+            previous = logits[rows, chosen].detach()[:, None]
+            shown = ((previous[:, 0] > 0) & inside).cpu().numpy()
             stride = self.model.config.logits_stride
             more = [
                 click_in_error(mask, target, generator, stride)
-                for mask, target, generator in zip(masks, truth, generators, strict=True)
+                for mask, target, generator in zip(shown, truth, generators, strict=True)
             ]
             points = torch.from_numpy(np.stack([point for point, _ in more])).to(coords)
             marks = torch.from_numpy(np.stack([label for _, label in more])).to(labels)
@@ -149,10 +161,10 @@ class ClickModule(nn.Module):
 
 def _mask_loss(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
     """Cross entropy plus Dice (B, M) against soft targets (B, h, w); small objects weigh as much as large ones."""
-    wanted = targets[:, None].expand_as(logits)
+    wanted, inside = targets[:, None].expand_as(logits), inside[:, None]
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * inside
     area = targets.sum((1, 2), keepdim=False)[:, None]
-    around = torch.clamp(4 * area + 64, max=float(inside.sum()))
+    around = torch.minimum(4 * area + 64, inside.sum((2, 3)).to(area))
     probability = torch.sigmoid(logits) * inside
     shared = (probability * wanted).sum((2, 3))
     dice = 1 - (2 * shared + 1) / (probability.sum((2, 3)) + area + 1)
@@ -161,7 +173,7 @@ def _mask_loss(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
 
 def _iou_of(logits: Tensor, targets: Tensor, inside: Tensor) -> Tensor:
     """IoU (B, M) of thresholded candidates: what the quality head has to predict."""
-    masks, truth = (logits.detach() > 0) & inside.bool(), (targets >= 0.5)[:, None]
+    masks, truth = (logits.detach() > 0) & inside[:, None], (targets >= 0.5)[:, None]
     shared, union = (masks & truth).sum((2, 3)), (masks | truth).sum((2, 3))
     return shared.float() / union.clamp_min(1).float()
 
@@ -201,7 +213,10 @@ class PromptTask:
         self._identity = identity
         counts = np.array([window.num_objects for window in train.windows], float)
         self._shares = counts / counts.sum()
-        self._replay: dict[int, list[dict[str, Any]]] = {}
+        self._replay: dict[int, list[Answers]] = {}
+        # Convolutions alone: a part of the embedding is decoded much as in the whole, and costs what its size costs.
+        self._is_local = module.model.config.architecture == "tiny"
+        self._extents = [[extent_of(target) for target in window.targets] for window in train.windows]
 
     def identity(self) -> Mapping[str, Any]:
         """What a resumed run must share with this one."""
@@ -213,9 +228,17 @@ class PromptTask:
         count = len(self._train.windows)
         yield f"Encoding {count + len(self._held_out.windows)} image window(s)."
         for index in range(count):
-            embeddings = self._train.embeddings(index)
+            self._train.embeddings(index)
             if self._clicks.settings.replay and index < _REPLAY_WINDOWS:
-                self._replay[index] = self._remember(self._train.windows[index], embeddings[:1], index)
+                self._replay[index] = self._remember(index)
+
+    def _remember(self, index: int) -> list[Answers]:
+        window, generator = self._train.windows[index], np.random.default_rng((index, 17))
+
+        def patch_at(extent: Extent, generator: np.random.Generator) -> Patch:
+            return self._patches(window, [extent], [generator])[0]
+
+        return remember(self._clicks.model, window, self._train.embeddings(index)[0], patch_at, generator)
 
     def groups(self) -> Sequence[ParameterGroup]:
         """The decoder's parameters and, where they are tuned, the encoder's."""
@@ -234,13 +257,15 @@ class PromptTask:
         view = int(shared.integers(len(window.plan.views)))
         kind = str(shared.choice(["point", "box", "user"], p=[0.5, 0.25, 0.25]))
         rounds = int(shared.integers(self._clicks.settings.rounds + 1))
-        prompts, targets, seeds = [], [], []
-        for number in draw.samples:
-            generator = draw.sample(number)
-            which = int(generator.integers(window.num_objects))
-            target = window.targets[which].astype(np.float32) / 255
-            prompts.append(self._start(window, which, target, kind, generator))
+        generators = [draw.sample(number) for number in draw.samples]
+        chosen = [int(generator.integers(window.num_objects)) for generator in generators]
+        patches = self._patches(window, [self._extents[index][which] for which in chosen], generators)
+        prompts, targets, inside, seeds = [], [], [], []
+        for which, patch, generator in zip(chosen, patches, generators, strict=True):
+            target = patch.of_grid(window.targets[which]).astype(np.float32) / np.float32(255)
+            prompts.append(self._start(window, which, target, patch, kind, generator))
             targets.append(target)
+            inside.append(patch.of_grid(window.inside))
             seeds.append(int(generator.integers(2**31)))
         coords, labels = pad_prompts(prompts)
         batch: dict[str, Any] = {
@@ -249,24 +274,46 @@ class PromptTask:
             # As in `Predictor`: several candidates for a single click only.
             "multimask": all((marks >= 0).sum() == 1 for _, marks in prompts),
             "targets": torch.from_numpy(np.stack(targets)),
-            "inside": torch.from_numpy(window.inside.astype(np.float32)).bool(),
+            "inside": torch.from_numpy(np.stack(inside)),
             "seeds": seeds,
             "rounds": rounds,
+            "places": torch.tensor([patch.place for patch in patches]),
         }
-        if self._replay.get(index):
-            batch["replay"] = self._replayed(self._replay[index], shared, max(1, len(prompts) // 2))
+        banks = self._replay.get(index)
+        # Remembered of the first view; what another shows may be another object.
+        if banks and view == 0:
+            bank = banks[int(shared.integers(len(banks)))]
+            batch["replay"] = bank.draw(shared, max(1, len(prompts) // 4))
         return {**batch, **self._input(index, view)}
 
+    def _patches(
+        self, window: TrainingWindow, extents: list[Extent], generators: list[np.random.Generator]
+    ) -> list[Patch]:
+        """What is decoded of a window for each object: all of it, or, where the decoder is local, what is around."""
+        config, grid = self._clicks.model.config, window.frame.logits_size
+        if not self._is_local:
+            return [Patch.whole(grid, config)] * len(extents)
+        size = patch_size(extents, grid, config)
+        pairs = zip(extents, generators, strict=True)
+        return [patch_around(extent, size, grid, config, generator) for extent, generator in pairs]
+
     def _start(
-        self, window: TrainingWindow, which: int, target: NDArray[np.float32], kind: str, generator: np.random.Generator
+        self,
+        window: TrainingWindow,
+        which: int,
+        target: NDArray[np.float32],
+        patch: Patch,
+        kind: str,
+        generator: np.random.Generator,
     ) -> Points:
         """The first prompt of a sample; where there is none of a user, a click."""
-        stride = self._clicks.model.config.logits_stride
         if kind == "box":
-            return box_prompts(target, generator, stride)
+            return box_prompts(target, generator, patch.logits_stride)
         if kind == "user" and not window.prompts[which].is_empty:
-            return user_prompts(window.prompts[which], window.frame)
-        return first_click(target, generator, stride)
+            points, labels = patch.of_points(*user_prompts(window.prompts[which], window.frame))
+            if len(labels):
+                return points, labels
+        return first_click(target, generator, patch.logits_stride)
 
     def _input(self, index: int, view: int) -> dict[str, Any]:
         if not self._encodes:
@@ -274,29 +321,6 @@ class PromptTask:
         window = self._train.windows[index]
         planes = torch.from_numpy(self._train.planes(index)[view : view + 1])
         return {"planes": planes, "padded_size": window.frame.padded_size, "positions": window.plan.positions}
-
-    # Replay
-
-    def _remember(self, window: TrainingWindow, embedding: Tensor, index: int) -> list[dict[str, Any]]:
-        """Answers of the starting weights to clicks outside of labelled objects, and to boxes around those answers."""
-        model = self._clicks.model
-        stride = model.config.logits_stride
-        free = window.inside & (window.targets.max(0) < 26)
-        if not free.any():
-            return []
-        generator = np.random.default_rng((index, 17))
-        clicks = [first_click(free.astype(np.float32), generator, stride) for _ in range(_REPLAY_PROMPTS)]
-        by_click = _answers(model, embedding, clicks, True)
-        best = by_click["logits"][torch.arange(len(clicks)), by_click["quality"].argmax(1)].float()
-        masks = ((best > 0).cpu().numpy() & window.inside).astype(np.float32)
-        boxes = [box_prompts(mask, generator, stride) for mask in masks if mask.any()]
-        return [by_click] + ([_answers(model, embedding, boxes, False)] if boxes else [])
-
-    @staticmethod
-    def _replayed(banks: list[dict[str, Any]], generator: np.random.Generator, count: int) -> dict[str, Any]:
-        bank = banks[int(generator.integers(len(banks)))]
-        chosen = torch.from_numpy(generator.integers(len(bank["coords"]), size=count))
-        return {name: value if isinstance(value, bool) else value[chosen] for name, value in bank.items()}
 
     # Judging
 
@@ -327,22 +351,3 @@ class PromptTask:
     def save(self, path: Path, outcome: Outcome) -> None:
         """Write the checkpoint of the model as it stands."""
         self._save_as(path, self._clicks.model, outcome)
-
-
-def _answers(model: E2SAM, embedding: Tensor, prompts: list[Points], multimask: bool) -> dict[str, Any]:
-    """What a model says to prompts, with a weight for how sure it is of it."""
-    coords, labels = pad_prompts(prompts)
-    with torch.no_grad():
-        device = embedding.device
-        logits, quality = model.decode(embedding, PromptTensors(coords.to(device), labels.to(device)), multimask)
-    quality = quality.float().cpu()
-    # A mask that the model does not believe in itself is no behaviour to keep.
-    weights = ((quality.amax(1) - 0.5) / 0.3).clamp(0, 1)
-    return {
-        "coords": coords,
-        "labels": labels,
-        "multimask": multimask,
-        "logits": logits.float().clamp(-15, 15).half().cpu(),
-        "quality": quality,
-        "weights": weights,
-    }

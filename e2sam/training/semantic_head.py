@@ -170,6 +170,11 @@ class SemanticHead:
         return (self.preset.epochs or _EPOCHS) * max(1, math.ceil(len(self.train) / self.batch_size))
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock time for the steps; 0 = no limit."""
+        return self.config.seconds
+
+    @property
     def batch_size(self) -> int:
         """Samples a step."""
         return self.config.batch_size or self.preset.batch_size

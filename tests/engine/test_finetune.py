@@ -114,6 +114,16 @@ def test_encoder_runs_once_for_each_image_however_many_steps(tmp_path, base, cor
     assert counts[0] == counts[1]
 
 
+def test_time_for_the_steps_follows_from_their_number_unless_they_are_given(tmp_path, base, corrections):
+    chosen = config(tmp_path, base, steps=0)
+    head = PromptHead.open(corrections, chosen)
+    assert head.steps == 88 and head.seconds == pytest.approx(0.5 * 88)
+    for changes, seconds in (({"steps": 5}, 0), ({"tune": "full"}, 0), ({"seconds": 3.0}, 3.0)):
+        assert PromptHead.open(corrections, replace(chosen, **changes)).seconds == seconds
+    with pytest.raises(TrainingError, match="seconds"):
+        config(tmp_path, base, seconds=-1.0)
+
+
 def test_closed_run_resumes_with_the_same_losses(tmp_path, base, corrections):
     chosen = config(tmp_path / "whole", base, steps=6, checkpoint_every=2)
     steps, whole = run(corrections, chosen)
