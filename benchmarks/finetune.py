@@ -8,6 +8,8 @@ Needs the real images beside the repository for "clicks" and "classes"; "steps" 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -119,6 +121,9 @@ def measure_clicks(report: Report, names: Sequence[str], most: int, folder: Path
             "corrections": len(corrections),
             "held_out": len(before.objects),
             "taken": result.accepted,
+            "steps": result.steps,
+            "split": f"{result.split['train']} learned from, {result.split['held_out']} to judge by",
+            "own_judgement": result.difference["score"],
             "seconds": round(seconds, 1),
             "before": _short(before.to_json()),
             "after": _short(after.to_json()),
@@ -126,6 +131,7 @@ def measure_clicks(report: Report, names: Sequence[str], most: int, folder: Path
             "noc85_interval": compared["noc85_interval"],
             "score_change": compared["score"],
         }
+        _tell(name, figures[name])
         slowest = max(slowest, seconds)
         better += compared["noc85"] < 0
         low = compared["noc85_interval"][0]
@@ -134,6 +140,11 @@ def measure_clicks(report: Report, names: Sequence[str], most: int, folder: Path
     report.bar("seconds from five corrections to a usable model, slowest set", 60, slowest, at_most)
     report.bar("sets with fewer clicks to 85 % than before", 4, better, at_least)
     report.bar("sets that are significantly worse", 0, worse, at_most)
+
+
+def _tell(name: str, figures: dict[str, Any]) -> None:
+    """Say at once what took a minute to measure: the rest may be cut short."""
+    print(f"{name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
 
 
 def _short(figures: dict[str, Any]) -> dict[str, float]:
@@ -231,6 +242,7 @@ def measure_classes(report: Report, names: Sequence[str], folder: Path) -> None:
         rows["random_forest"] = _forest(stack, stack.names, few, rest)
         rows["random_forest_rgb"] = _forest(stack, rgb, few, rest)
         figures[name] = {"channels": stack.num_channels, "labelled_pixels": int((few > 0).sum()), **rows}
+        _tell(name, figures[name])
         wins += rows["all_channels"] > rows["rgb_only"]
     report.figures["classes"] = figures
     report.bar("sets where all channels beat red, green and blue in mean IoU", len(names), wins, at_least)
