@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tqdm import tqdm
@@ -86,7 +88,9 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the training loop, which both commands share."""
-    parser.add_argument("--steps", type=_count, metavar="N", help="optimizer steps")
+    parser.add_argument(
+        "--steps", type=_count, metavar="N", help="optimizer steps (default: inherit 300, finetune by the data)"
+    )
     parser.add_argument("--batch-size", type=_count, metavar="N", help="samples a step, over all devices")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw (default 0)")
     parser.add_argument("--validate-every", type=_count, metavar="N", help="steps between validations")
@@ -202,7 +206,7 @@ def _add_finetune(commands: Any, common: argparse.ArgumentParser) -> None:
         "--seconds",
         type=_seconds,
         metavar="S",
-        help="time for the steps (default: by their number, so that few end soon)",
+        help="time for the steps (default: half a second for each)",
     )
     parser.add_argument("--held-out", type=_share, metavar="0..1", help="share of the labels to judge by")
     parser.add_argument("--lora-rank", dest="rank", type=_count, metavar="R", help="rank of the low-rank changes")
@@ -263,27 +267,46 @@ class _Watched(Generic[T]):
         self._steps = steps
         self.last = TrainStep(0, 0, 0.0)
         self.before: dict[str, float] = {}
+        self._is_asked_to_stop = False
         self.seconds = 0.0
         self.result: T | None = None
         self.losses: list[tuple[float, float]] = []
         self.scores: dict[str, list[tuple[float, float]]] = {}
 
     def drive(self, what: str) -> None:
-        """Run to the end; on Ctrl-C the run is kept for --resume."""
+        """Run to the end; on Ctrl-C the run is kept for --resume.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C: once the step is done that is under way, so that none is half done in what is kept.
+        """
         started = time.perf_counter()
         bar = tqdm(desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+        usual = signal.getsignal(signal.SIGINT)
         try:
-            while True:
+            signal.signal(signal.SIGINT, self._ask_to_stop)
+            while not self._is_asked_to_stop:
                 step = next(self._steps)
                 bar.total = step.total
                 bar.update(step.step - bar.n)
                 self._take(step)
+            logger.warning("Stopped at step %d: the same command with --resume goes on from there.", self.last.step)
+            raise KeyboardInterrupt
         except StopIteration as end:
             self.result = end.value
         finally:
             self._steps.close()
             bar.close()
+            signal.signal(signal.SIGINT, usual)
             self.seconds = time.perf_counter() - started
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        """What Ctrl-C does: before the first step, or the second time, it stops at once."""
+        del number, frame
+        if self._is_asked_to_stop or self.last.step == 0:
+            raise KeyboardInterrupt
+        self._is_asked_to_stop = True
 
     def _take(self, step: TrainStep) -> None:
         if math.isfinite(step.loss):

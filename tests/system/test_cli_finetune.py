@@ -15,8 +15,10 @@ import pytest
 import tifffile
 from PIL import Image
 
+from e2sam.cli.learn import _Watched
 from e2sam.cli.main import main
 from e2sam.modeling.build import build_with_weights
+from e2sam.training.config import TrainStep
 from e2sam.weights.checkpoint import read_checkpoint_info, save_checkpoint
 from e2sam.weights.zoo import load_model
 
@@ -202,6 +204,25 @@ def test_run_killed_at_any_moment_resumes_with_the_same_next_loss(tmp_path, base
     assert {**before, **after} == whole
     one, other = (load_model(tmp_path / name, device="cpu") for name in ("whole.safetensors", "parts.safetensors"))
     assert one.fingerprint == other.fingerprint
+
+
+def test_ctrl_c_stops_after_the_step_and_keeps_the_run():
+    closed = []
+
+    def steps():
+        try:
+            for number in range(4):
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield TrainStep(number, 4, 0.5)
+        finally:
+            closed.append(number)
+
+    watched = _Watched(steps())
+    with pytest.raises(KeyboardInterrupt):
+        watched.drive("fine-tune")
+    assert watched.last.step == 2 and closed == [2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_wrong_use_is_one_line_and_exit_2(tmp_path, base, capsys):
