@@ -178,8 +178,8 @@ def _by_region(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split 
             before = tuple(index for index, end in enumerate(ends) if end + margin <= cut)
             after = tuple(index for index, start in enumerate(starts) if start >= cut)
             train, held = (after, before) if reverse else (before, after)
-            # At least half of what a split without dropping would train on.
-            if not held or len(train) < max(1, (len(objects) - wanted) / 2):
+            # At least three quarters of what a split without dropping would train on: every label of few is dear.
+            if not held or len(train) < max(1, 0.75 * (len(objects) - wanted)):
                 continue
             dropped = tuple(index for index in range(len(objects)) if index not in before and index not in after)
             rank = (abs(len(held) - wanted) + len(dropped), _draw(seed, f"{axis}{reverse}{cut}"))
