@@ -38,6 +38,9 @@ def test_taken_unless_both_figures_or_one_of_them_surely_got_worse(after, score,
     assert compared["not_worse"] is taken
 
 
-def test_one_object_has_no_interval():
-    compared = compare_clicks(figures((0.5, 10)), figures((0.4, 9)))
-    assert compared["score_interval"] == [None, None] and compared["not_worse"] is True
+def test_of_one_object_any_loss_counts():
+    before = figures((0.5, 10))
+    compared = compare_clicks(before, figures((0.4, 9)))
+    assert compared["score_interval"] == [None, None] and compared["not_worse"] is False
+    assert compare_clicks(before, figures((0.5, 9)))["not_worse"] is True
+    assert compare_clicks(before, figures((0.6, 11)))["not_worse"] is False
