@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +60,10 @@ class Head(Protocol):
 
     def task(self, save_as: Callable[[Path, E2SAM, Outcome], None], identity: Mapping[str, Any]) -> TrainingTask:
         """The task to train."""
+        ...
+
+    def settle(self, trained: E2SAM) -> E2SAM:
+        """What to judge, given the trained model."""
         ...
 
     def before(self) -> Any:
@@ -126,6 +131,8 @@ class _Run:
             validate_every=config.validate_every or max(5, self.head.steps // _VALIDATIONS),
             patience=config.patience,
             seconds=self.head.seconds,
+            # Few labels are held out: whether the new model is taken is decided once, by the whole click protocol.
+            keep="trained" if config.head == "prompt" else "best",
             resume=config.resume,
             accelerator=config.accelerator,
             devices=config.devices,
@@ -157,9 +164,10 @@ class _Run:
         self.outcome = Outcome(**facts["outcome"])
         return True
 
+    @cached_property
     def trained(self) -> E2SAM:
-        """The model with the weights that were kept."""
-        return load_checkpoint(self.candidate, self.head.base.device)
+        """The new model, from the weights that were kept."""
+        return self.head.settle(load_checkpoint(self.candidate, self.head.base.device))
 
     def forget(self) -> None:
         """Remove what lies beside the result."""
@@ -216,7 +224,7 @@ def finetune(
         yield TrainStep(head.steps, total, math.nan, message="Training the RGB-only twin for comparison.")
         for step in other.steps():
             yield TrainStep(head.steps + step.step, total, math.nan)
-        beside = twin.judge(other.trained()).to_json()
+        beside = twin.judge(other.trained).to_json()
         result = replace(result, twin=beside, seconds=round(time.perf_counter() - started, 2))
         _write(run, result)
         other.forget()
@@ -228,7 +236,7 @@ def finetune(
 def _judged(run: _Run, before: Any, started: float) -> FinetuneResult:
     """Old and new model compared on what was held out."""
     head = run.head
-    after = head.judge(run.trained()) if run.outcome.accepted else before
+    after = head.judge(run.trained) if run.outcome.accepted else before
     difference = head.compare(before, after)
     accepted = run.outcome.accepted and difference["not_worse"]
     seconds = round(time.perf_counter() - started, 2)
@@ -280,7 +288,7 @@ def _elsewhere(config: FinetuneConfig, head: Head, run: _Run) -> FinetuneResult:
 
 
 def _write(run: _Run, result: FinetuneResult) -> None:
-    model = run.trained() if result.accepted else run.head.rejected()
+    model = run.trained if result.accepted else run.head.rejected()
     facts = {name: value for name, value in result.to_json().items() if name != "out"}
     provenance = {
         "stage": "finetune" if result.accepted else "unchanged",

@@ -80,7 +80,7 @@ class FinetuneConfig:
     seconds: float = 0.0
     held_out: float = 0.25
     seed: int = 0
-    replay: float = 0.5
+    replay: float = 1.0
     keep: float = 1e-2
     mirrors: bool = True
     twin: bool | None = None

@@ -243,6 +243,8 @@ class _Run:
     def _validate_before(self) -> Mapping[str, float]:
         metrics = self._validate()
         self.state.before, self.state.best = dict(metrics), dict(metrics)
+        if self.settings.keep == "trained" and self.task.monitor and metrics:
+            self.state.best[self.task.monitor] = -math.inf
         self._keep(metrics)
         return metrics
 
@@ -260,6 +262,8 @@ class _Run:
         state, monitor = self.state, self.task.monitor
         if not (monitor and metrics) or metrics[monitor] <= state.best[monitor] or self._objection(metrics):
             return False
+        if not self.weights.are_finite():
+            return False
         state.best, state.best_step = dict(metrics), state.step
         self._keep(metrics)
         return True
@@ -270,7 +274,7 @@ class _Run:
 
     def _refusal(self, metrics: Mapping[str, float]) -> str:
         """Why the last weights are not the kept ones, where more than the monitored metric says so."""
-        if self.settings.keep != "best" or not metrics or self.state.best_step == self.state.step:
+        if self.settings.keep == "last" or not metrics or self.state.best_step == self.state.step:
             return ""
         reason = self._objection(metrics)
         return f"The last step's weights were not kept: {reason}." if reason else ""
@@ -278,7 +282,7 @@ class _Run:
     def _keep(self, metrics: Mapping[str, float]) -> None:
         """Put the weights aside that may turn out to be the best."""
         ends = self.state.step == self.settings.steps
-        if self.task.monitor and metrics and self.settings.keep == "best" and self.fabric.is_global_zero and not ends:
+        if self.task.monitor and metrics and self.settings.keep != "last" and self.fabric.is_global_zero and not ends:
             write_state(self.best_path, self.weights.kept_tensors(), self.state)
 
     def _validate(self) -> Mapping[str, float]:
@@ -294,9 +298,10 @@ class _Run:
         """Save the weights that are kept; returns their metrics."""
         state, kept = self.state, self.state.step
         judged = bool(self.task.monitor and metrics)
-        accepted = not judged or state.best != state.before
-        if judged and self.settings.keep == "best" and state.best_step < state.step:
-            kept, metrics = state.best_step, state.best
+        is_new = state.best_step > 0 if self.settings.keep == "trained" else state.best != state.before
+        accepted = not judged or is_new
+        if judged and self.settings.keep != "last" and state.best_step < state.step:
+            kept, metrics = state.best_step, state.best if accepted else state.before
         outcome = Outcome(state.before, metrics, kept, state.step, round(state.seconds, 3), accepted)
         if self.fabric.is_global_zero:
             self.task.module.eval()

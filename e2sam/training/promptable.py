@@ -33,7 +33,7 @@ from e2sam.training.patches import Extent, Patch, cut, extent_of, patch_around, 
 from e2sam.training.replay import Answers, remember
 from e2sam.training.task import Outcome, ParameterGroup, StepDraw
 
-__all__ = ["ClickModule", "ClickSettings", "PromptTask"]
+__all__ = ["ClickModule", "ClickSettings", "PromptTask", "held_out_scores"]
 
 _REPLAY_WINDOWS = 16
 
@@ -63,7 +63,7 @@ class ClickSettings:
     weight_decay: float = 0.0
     rounds: int = 4
     chosen: float = 0.5
-    replay: float = 0.5
+    replay: float = 1.0
     keep: float = 1e-2
 
 
@@ -283,7 +283,7 @@ class PromptTask:
         # Remembered of the first view; what another shows may be another object.
         if banks and view == 0:
             bank = banks[int(shared.integers(len(banks)))]
-            batch["replay"] = bank.draw(shared, max(1, len(prompts) // 4))
+            batch["replay"] = bank.draw(shared, max(1, len(prompts) // 2))
         return {**batch, **self._input(index, view)}
 
     def _patches(
@@ -326,19 +326,9 @@ class PromptTask:
 
     def validate(self) -> Mapping[str, float]:
         """IoU on held-out objects after clicks and from boxes, on the grid of the logits."""
-        model = self._clicks.model
-        found = []
-        for index, window in enumerate(self._held_out.windows):
-            embeddings = self._current(index) if self._encodes else self._held_out.embeddings(index)
-            found.append(quick_clicks(model, embeddings, window.targets, window.inside))
-        if not found:
-            return {}
-        clicks = np.concatenate([scores.clicks for scores in found])
-        box = np.concatenate([scores.box for scores in found])
-        figures = {f"iou_{number}": float(clicks[:, number - 1].mean()) for number in (1, 3, 5)}
-        # Each click counts alike, and the box as one more.
-        score = (clicks.sum(1) + box) / (clicks.shape[1] + 1)
-        return {**figures, "box_iou": float(box.mean()), "score": float(score.mean())}
+        return held_out_scores(
+            self._clicks.model, self._held_out, self._current if self._encodes else self._held_out.embeddings
+        )
 
     def _current(self, index: int) -> Tensor:
         """Embeddings of a held-out window by the weights as they stand."""
@@ -351,3 +341,24 @@ class PromptTask:
     def save(self, path: Path, outcome: Outcome) -> None:
         """Write the checkpoint of the model as it stands."""
         self._save_as(path, self._clicks.model, outcome)
+
+
+def held_out_scores(
+    model: E2SAM, held_out: WindowData, embeddings: Callable[[int], Tensor] | None = None
+) -> dict[str, float]:
+    """Mean IoU on objects of windows after 1, 3 and 5 clicks and from boxes, and their mean "score"; {} without any.
+
+    `embeddings` gives those of a window where they are not the ones that `held_out` has.
+    """
+    found = [
+        quick_clicks(model, (embeddings or held_out.embeddings)(index), window.targets, window.inside)
+        for index, window in enumerate(held_out.windows)
+    ]
+    if not found:
+        return {}
+    clicks = np.concatenate([scores.clicks for scores in found])
+    box = np.concatenate([scores.box for scores in found])
+    figures = {f"iou_{number}": float(clicks[:, number - 1].mean()) for number in (1, 3, 5)}
+    # Each click counts alike, and the box as one more.
+    score = (clicks.sum(1) + box) / (clicks.shape[1] + 1)
+    return {**figures, "box_iou": float(box.mean()), "score": float(score.mean())}

@@ -226,6 +226,10 @@ class SemanticHead:
             torch.manual_seed(self.config.seed)
             return build_student(teacher, channels, recipes, composite.matrix[:, list(indices)])
 
+    def settle(self, trained: E2SAM) -> E2SAM:
+        """The trained model: a semantic decoder starts at random, there is no way back."""
+        return trained
+
     def before(self) -> SemanticFigures:
         """Figures of the model's own semantic decoder or, where it has none for these classes, of the commonest."""
         if self.base.config.semantic is not None and self.base.config.semantic.values == self.semantic.values:

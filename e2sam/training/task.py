@@ -40,7 +40,8 @@ class LoopSettings:
         Steps between two checkpoints of the run, and between two validations; 0 = only at the end (validation: also
         before the first step).
     keep
-        "best" = weights of the best validation (those before the first step included), "last" = of the last step.
+        "best" = weights of the best validation (those before the first step included), "trained" = of the best
+        validation after a step, for a caller who decides himself between old and new, "last" = of the last step.
     patience
         Stop after this many validations without improvement; 0 = never.
     seconds
@@ -77,8 +78,8 @@ class LoopSettings:
         for name in ("steps", "batch_size", "num_nodes"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"Expected {name} of at least 1, got {getattr(self, name)}.")
-        if self.keep not in ("best", "last"):
-            raise TrainingError(f"Expected keep to be 'best' or 'last', got {self.keep!r}.")
+        if self.keep not in ("best", "trained", "last"):
+            raise TrainingError(f"Expected keep to be 'best', 'trained' or 'last', got {self.keep!r}.")
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate at the step of this number (0 = the first): linear rise, then half a cosine."""

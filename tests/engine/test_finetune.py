@@ -89,12 +89,32 @@ def test_learns_and_is_taken_only_because_held_out_objects_got_better(tmp_path, 
 
 
 def test_worse_model_is_not_taken_and_the_old_one_stands_in_its_place(tmp_path, base, corrections):
-    steps, result = run(corrections, config(tmp_path, base, learning_rate=3.0, keep=0.0))
+    steps, result = run(corrections, config(tmp_path, base, learning_rate=0.3, keep=0.0))
     assert not result.accepted and "kept" in result.message and "kept" in steps[-1].message
     old, new = load_model(base, device="cpu"), load_model(result.out, device="cpu")
     assert old.fingerprint == new.fingerprint
     assert read_checkpoint_info(result.out).stage == "unchanged"
-    assert result.after == result.before
+    assert result.after["score"] < result.before["score"]
+
+
+def test_only_a_part_of_the_way_is_gone_where_all_of_it_is_too_far(tmp_path, base, corrections):
+    head = PromptHead.open(corrections, config(tmp_path, base, channels=("R", "G", "B")))
+    trained = load_model(base, device="cpu")
+    old = head.base.decoder.to_masks.bias.detach()
+    with torch.no_grad():
+        # A quarter of the way makes up for what the fixture took away.
+        trained.decoder.to_masks.bias += 6.0
+    settled = head.settle(trained)
+    gone = (settled.decoder.to_masks.bias.detach() - old) / 6
+    assert torch.allclose(gone, gone[0].expand_as(gone), atol=1e-6) and 0.2 < float(gone[0]) < 0.6
+    assert settled.fingerprint == ""
+    assert torch.equal(trained.decoder.to_masks.bias.detach(), old + 6)
+
+
+def test_weights_that_are_not_finite_are_not_even_judged(tmp_path, base, corrections):
+    _, result = run(corrections, config(tmp_path, base, learning_rate=1e6, keep=0.0, mirrors=False))
+    assert not result.accepted and result.after == result.before
+    assert load_model(base, device="cpu").fingerprint == load_model(result.out, device="cpu").fingerprint
 
 
 def test_encoder_runs_once_for_each_image_however_many_steps(tmp_path, base, corrections, monkeypatch):

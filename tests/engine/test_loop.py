@@ -116,6 +116,14 @@ def test_run_ends_when_its_time_is_used_up(tmp_path: Path) -> None:
     assert drive(LineTask(), settings(tmp_path / "b", seconds=1e6))[-1].step == 12
 
 
+def test_best_trained_weights_are_kept_even_if_all_were_worse(tmp_path: Path) -> None:
+    for keep, step in (("best", 0), ("trained", 4)):
+        task = LineTask(rate=5.0)
+        last = drive(task, settings(tmp_path / keep, steps=4, keep=keep))[-1]
+        assert task.outcome is not None and task.outcome.after["fit"] <= task.outcome.before["fit"]
+        assert last.metrics["kept_step"] == step and task.outcome.accepted is (keep == "trained")
+
+
 def test_rate_rises_then_falls_to_its_final_share(tmp_path: Path) -> None:
     loop = settings(tmp_path / "a", steps=100, warmup_share=0.1, final_share=0.01)
     rates = [loop.rate(step) for step in range(100)]
