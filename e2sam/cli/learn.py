@@ -285,7 +285,9 @@ class _Watched(Generic[T]):
         bar = tqdm(desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
         usual = signal.getsignal(signal.SIGINT)
         try:
-            signal.signal(signal.SIGINT, self._ask_to_stop)
+            # Where a shell or a caller has decided otherwise about Ctrl-C, it stands.
+            if usual is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._ask_to_stop)
             while not self._is_asked_to_stop:
                 step = next(self._steps)
                 bar.total = step.total
@@ -298,7 +300,8 @@ class _Watched(Generic[T]):
         finally:
             self._steps.close()
             bar.close()
-            signal.signal(signal.SIGINT, usual)
+            if usual is signal.default_int_handler:
+                signal.signal(signal.SIGINT, usual)
             self.seconds = time.perf_counter() - started
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:

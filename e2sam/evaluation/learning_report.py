@@ -11,6 +11,16 @@ __all__ = ["learning_report"]
 
 Curve = Sequence[tuple[float, float]]
 
+_WORDS = {
+    "objects": "held-out objects",
+    "score": "mean IoU over the first five clicks and the box",
+    "box_iou": "IoU from a box",
+    "noc85": "clicks to 85 %",
+    "miou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "not_worse": "not worse",
+}
+
 
 def learning_report(title: str, result: Mapping[str, Any], loss: Curve, scores: Mapping[str, Curve]) -> Report:
     """Put a page together.
@@ -29,11 +39,13 @@ def learning_report(title: str, result: Mapping[str, Any], loss: Curve, scores: 
     report = Report(title)
     report.paragraph(str(result["message"]))
     columns = [result["before"], result["after"], result.get("twin") or {}]
-    report.table(("", "before", "after", "RGB-only twin"), [(name, *_row(name, columns)) for name in _names(columns)])
+    report.table(
+        ("", "before", "after", "RGB-only twin"), [(_words(name), *_row(name, columns)) for name in _names(columns)]
+    )
     split = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in result["split"].items())
     report.paragraph(f"How labels were divided before training. {split}.")
     if result["difference"]:
-        rows = [(name, _shown(value)) for name, value in result["difference"].items()]
+        rows = [(_words(name), _shown(value)) for name, value in result["difference"].items()]
         report.table(("after - before", "value"), rows, "Intervals: bootstrap over held-out objects or images, 95 %.")
     report.heading("Loss")
     report.curves({"loss": loss}, "step", "loss")
@@ -55,6 +67,14 @@ def _names(columns: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
+def _words(name: str) -> str:
+    """What a figure is, for a reader of the page."""
+    plain = name.removesuffix("_interval")
+    kind, _, part = plain.partition(" ")
+    words = {"iou": f"IoU after {part} click(s)", "noc": f"clicks to {part} %"}.get(kind) if part else None
+    return (words or _WORDS.get(plain, plain)) + (", 95 % interval" if plain != name else "")
+
+
 def _row(name: str, columns: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_shown(_value(name, column)) for column in columns]
 
@@ -73,4 +93,6 @@ def _shown(value: Any) -> str:
         return "–"
     if isinstance(value, list | tuple):
         return " .. ".join(_shown(part) for part in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

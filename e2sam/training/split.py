@@ -15,6 +15,8 @@ from e2sam.errors import TrainingError
 
 __all__ = ["ObjectPlace", "Split", "split_images", "split_objects", "split_pixels"]
 
+_FEW = 8
+
 
 @dataclass(frozen=True)
 class ObjectPlace:
@@ -170,6 +172,8 @@ def _by_region(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split 
     """The straight cut with a margin that holds out nearest to `wanted` objects and drops fewest; ties are drawn."""
     height, width = objects[0].size
     margin = max(2, round(0.02 * math.hypot(height, width)))
+    # Least share of what a split without dropping would train on: every label of few is dear.
+    kept = 0.75 if len(objects) <= _FEW else 0.5
     best: tuple[tuple[float, float], Split] | None = None
     for axis, reverse in ((0, False), (0, True), (1, False), (1, True)):
         starts = [place.box[axis] for place in objects]
@@ -178,8 +182,7 @@ def _by_region(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split 
             before = tuple(index for index, end in enumerate(ends) if end + margin <= cut)
             after = tuple(index for index, start in enumerate(starts) if start >= cut)
             train, held = (after, before) if reverse else (before, after)
-            # At least three quarters of what a split without dropping would train on: every label of few is dear.
-            if not held or len(train) < max(1, 0.75 * (len(objects) - wanted)):
+            if len(held) < min(2, wanted) or len(train) < max(1, kept * (len(objects) - wanted)):
                 continue
             dropped = tuple(index for index in range(len(objects)) if index not in before and index not in after)
             rank = (abs(len(held) - wanted) + len(dropped), _draw(seed, f"{axis}{reverse}{cut}"))

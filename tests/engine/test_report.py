@@ -137,8 +137,9 @@ def test_learning_report_shows_every_figure_of_before_after_and_twin():
         "difference": {"score": 0.25, "not_worse": True},
     }
     text = learning_report("x", result, [(1, 0.9), (2, 0.8)], {"score": [(0, 0.25), (2, 0.5)]}).html()
-    assert "<td>iou 1</td><td>1.250</td><td>1.500</td><td>–</td>" in text
-    assert "<td>score_interval</td><td>0.250 .. –</td>" in text
+    assert "<td>IoU after 1 click(s)</td><td>1.250</td><td>1.500</td><td>–</td>" in text
+    assert "<td>mean IoU over the first five clicks and the box, 95 % interval</td><td>0.250 .. –</td>" in text
+    assert "<td>clicks to 85 %</td><td>2.250</td>" in text and "<td>not worse</td><td>yes</td>" in text
     assert "held out: 2" in text and text.count("<polyline") == 2
     classes = {"miou": 0.5, "per_class": [{"class": "fog", "iou": None, "pixels": 0}]}
     text = learning_report("x", {**result, "before": classes, "after": classes}, [], {}).html()

@@ -46,6 +46,16 @@ def test_five_corrections_of_one_image_give_two_to_judge_by():
     assert len(split.held_out) == 2 and len(split.train) == 3
 
 
+def test_no_margin_is_made_where_it_would_cost_labels_of_few():
+    # A chain across the image: a straight cut with two on one side drops one, and leaves two to learn from.
+    chain = [place(10 + 30 * index, 10, 40, 80) for index in range(5)]
+    split = split_objects(chain)
+    assert split.kind == "object" and len(split.train) == 3 and len(split.held_out) == 2
+    longer = [place(10 + 18 * index, 10, 20, 80) for index in range(10)]
+    split = split_objects(longer)
+    assert split.kind == "region" and split.dropped and len(split.held_out) >= 2
+
+
 def test_several_images_are_held_out_whole():
     objects = [place(20 * index, 20, image=name) for name in "abcd" for index in range(4)]
     split = split_objects(objects, share=0.25)

@@ -219,10 +219,14 @@ def test_ctrl_c_stops_after_the_step_and_keeps_the_run():
             closed.append(number)
 
     watched = _Watched(steps())
-    with pytest.raises(KeyboardInterrupt):
-        watched.drive("fine-tune")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watched.drive("fine-tune")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert watched.last.step == 2 and closed == [2]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_wrong_use_is_one_line_and_exit_2(tmp_path, base, capsys):
