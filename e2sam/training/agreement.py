@@ -46,9 +46,10 @@ def pixels_of(model: E2SAM, planes: NDArray[np.float32], tile_size: int) -> Tens
 class AgreementProbe:
     """Asks student and teacher the same, on fixed tiles, selections and clicks.
 
-    A question is a point and a selection; the right answer is the teacher's best candidate at that point. Points where
-    the teacher has no answer that it trusts (quality under 0.4), or one that is nothing or nearly everything, are left
-    out.
+    A question is a point and a selection; the right answer is the mask that a user of the teacher is shown there, and
+    the student's is the one that its user is shown: of both the candidate of best predicted IoU, so that a student that
+    equals its teacher agrees with it entirely. Points where the teacher has no answer that it trusts (quality under
+    0.4), or one that is nothing or nearly everything, are left out.
 
     Parameters
     ----------
@@ -104,11 +105,11 @@ class AgreementProbe:
         prompts = click_prompts(points[:, None], torch.ones(len(points), 1, device=points.device))
         taught = teacher_masks(model, embeddings, prompts, multimask=True)
         rows = torch.arange(len(points), device=points.device)
-        masks = taught.logits[rows, taught.best] > 0
+        masks = taught.logits[rows, taught.shown] > 0
         masks = masks & _inside(self._planes[tile], model.config.logits_stride, masks)
         share = masks.float().mean((1, 2))
         sound = (share > _LEAST_AREA) & (share < _LARGEST_AREA)
-        sound &= taught.quality[rows, taught.best] >= _LEAST_QUALITY
+        sound &= taught.quality[rows, taught.shown] >= _LEAST_QUALITY
         if bool(sound.any()):
             into.append(_Question(tile, selection, points[sound].cpu(), masks[sound].cpu().numpy()))
 

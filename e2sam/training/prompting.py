@@ -42,9 +42,9 @@ class TeacherMasks:
     view: Tensor
 
     @property
-    def best(self) -> Tensor:
-        """(P,) index of the candidate of best quality."""
-        return self.quality.argmax(1)
+    def shown(self) -> Tensor:
+        """(P,) index of the candidate of best predicted IoU: the one that a user is shown."""
+        return self.scores.argmax(1)
 
 
 def click_prompts(points: Tensor, labels: Tensor, earlier: Tensor | None = None) -> PromptTensors:
@@ -99,7 +99,7 @@ def prompt_loss(
     logits, scores = model.decode(embedding, prompts, True)
     loss = _loss(logits.float(), scores.float(), taught, inside)
     rows = torch.arange(len(points), device=points.device)
-    mine, its = logits[rows, taught.best].detach().float(), taught.logits[rows, taught.best]
+    mine, its = logits[rows, taught.shown].detach().float(), taught.logits[rows, taught.shown]
     second, label = _differing_points(mine > 0, its > 0, inside, chance)
     stride = model.config.logits_stride
     both = torch.cat((points[:, None], (second + 0.5)[:, None] * stride), dim=1)

@@ -20,9 +20,11 @@ import pytest
 import torch
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.data.synthetic import SceneOptions, synthetic_stack
 from e2sam.errors import ChannelError, TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
+from e2sam.training.agreement import AgreementProbe
 from e2sam.training.config import TrainStep
 from e2sam.training.inherit import InheritConfig, _build_task, inherit
 from e2sam.training.inheritance import Lessons, Rates
@@ -30,6 +32,7 @@ from e2sam.training.task import StepDraw
 from e2sam.training.tiles import TileReader, hold_out
 from e2sam.training.views import TeacherViews
 from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info
+from e2sam.weights.zoo import load_model
 
 LESSONS = Lessons(views_per_tile=3, prompts=2, prompt_share=0.5)
 
@@ -224,6 +227,17 @@ def test_closed_run_goes_on_exactly(tmp_path: Path) -> None:
     assert min(losses(rest)) == 5
     a, b = (load_checkpoint(tmp_path / part / "student.safetensors").state_dict() for part in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_student_that_equals_its_teacher_agrees_entirely(tmp_path: Path) -> None:
+    stack, _ = synthetic_stack(3, 4, (128, 160), SceneOptions(kind="objects"))
+    config = config_of(tmp_path, canonical=stack.names[:3], tile_size=128)
+    task = _build_task(hold_out([stack], 0), load_model("tiny", "cpu", exact=True), config)
+    views = TeacherViews(load_model("tiny", "cpu", exact=True), 128)
+    student, reader = task.module.student, TileReader(hold_out([stack], 0), task.module.student.config.recipes, 512, 128)
+    probe = AgreementProbe(reader, reader.held_out_tiles(2, 0), views, [(0, 1, 2)], num_clicks=24)
+    probe.prepare(0)
+    assert probe.measure(student)["agreement_1_click"] > 0.995
 
 
 def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
