@@ -64,7 +64,7 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="student to write, .safetensors")
     parser.add_argument("--preset", choices=("default", "bmvc2023"), default="default", help="settings to start from")
     parser.add_argument(
-        "--canonical", metavar="A,B,C", help="channels that the student starts from (default: suggested)"
+        "--canonical", metavar="A,B,C", help="channels that the student starts from (default: all together)"
     )
     for name, choices in (
         ("init", ("inflate", "mean", "random", "scratch")),

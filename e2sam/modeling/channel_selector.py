@@ -9,13 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from e2sam.errors import ChannelError
 
-__all__ = ["SELECTORS", "ChannelSelector", "slot_weights", "view_matrix"]
+__all__ = ["SELECTORS", "ChannelSelector", "grouping_of", "selection_weights", "slot_weights", "view_matrix"]
 
 SELECTORS = ("random", "diverse", "fixed")
 # Sizes of the selections that "diverse" draws, with their shares: mostly triples, as the teacher has three planes.
 _SIZES = {1: 0.15, 2: 0.15, 3: 0.7}
 # How sharply more than three channels are divided over the three planes.
 _SLOT_SHARPNESS = 4.0
+# Least weight, of the largest in its plane, of a channel in the composite of many.
+_LEAST_SHARE = 0.02
 
 
 class ChannelSelector:
@@ -120,8 +122,55 @@ def slot_weights(count: int) -> NDArray[np.float32]:
     return shares
 
 
-def view_matrix(selection: Sequence[int], num_channels: int) -> NDArray[np.float32]:
-    """(3, N) composite of a selection in canonical order, with `slot_weights`."""
+def grouping_of(
+    triple: Sequence[int], information: ArrayLike, correlation: ArrayLike, order: Sequence[int]
+) -> NDArray[np.float32]:
+    """(3, N) composite of all channels: a plane for each channel of an informative, decorrelated triple and its like.
+
+    Every channel stands in the plane of the one of the triple that it is most correlated with, with its information x
+    correlation^2 for a weight: planes of channels that show the same, so that their mean keeps the contrasts of each.
+    Channels that go against each other do not share a plane if that can be helped. Each row sums to 1.
+
+    Parameters
+    ----------
+    triple
+        Indices of three channels; they fill the planes in canonical order.
+    information, correlation
+        (N,) and (N, N), as in `ChannelStatistics`.
+    order
+        (N,) place of each channel in the canonical order.
+    """
+    planes = sorted(triple, key=lambda index: order[index])
+    likeness = np.nan_to_num(np.asarray(correlation, np.float64))[:, planes]
+    likeness[planes] = np.eye(len(planes))
+    plane = likeness.argmax(1)
+    weights = np.asarray(information, np.float64) * np.clip(likeness.max(1), 0, 1) ** 2
+    matrix = np.zeros((len(planes), len(weights)))
+    matrix[plane, np.arange(len(weights))] = weights
+    largest = np.maximum(matrix.max(1, keepdims=True), 1e-12)
+    matrix[plane, np.arange(len(weights))] = np.maximum(weights, _LEAST_SHARE * largest[plane, 0])
+    shares: NDArray[np.float32] = (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def selection_weights(selection: Sequence[int], grouping: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """(3, S) weights of a selection in canonical order in the planes of its composite; each row sums to 1.
+
+    One to three channels: `slot_weights`. More: what `grouping` (3, N) gives them, or `slot_weights` where there is
+    none, or where it leaves a plane empty.
+    """
+    if grouping is None or len(selection) <= 3:
+        return slot_weights(len(selection))
+    weights = grouping[:, list(selection)]
+    sums = weights.sum(1, keepdims=True)
+    shares: NDArray[np.float32] = weights / np.maximum(sums, 1e-12)
+    return shares if sums.min() > 0 else slot_weights(len(selection))
+
+
+def view_matrix(
+    selection: Sequence[int], num_channels: int, grouping: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """(3, N) composite of a selection in canonical order, with `selection_weights`."""
     matrix = np.zeros((3, num_channels), np.float32)
-    matrix[:, list(selection)] = slot_weights(len(selection))
+    matrix[:, list(selection)] = selection_weights(selection, grouping)
     return matrix

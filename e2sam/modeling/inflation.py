@@ -76,6 +76,7 @@ def build_student(
     *,
     base: E2SAM | None = None,
     basis: Tensor | None = None,
+    grouping: Tensor | None = None,
 ) -> E2SAM:
     """A student of N channels on the device of its teacher.
 
@@ -96,7 +97,7 @@ def build_student(
     base
         Another three-plane model whose encoder the student gets, such as ViT-B under a ViT-H teacher; the strides and
         channels of their embeddings must agree.
-    basis
+    basis, grouping
         See `GatedMerge.set_channels`.
 
     Raises
@@ -115,7 +116,7 @@ def build_student(
         weights[first] = inflate(weights[first], matrix, init)
         student.image_encoder.load_state_dict(weights)
     student.decoder.load_state_dict({k: v.detach().cpu().float() for k, v in teacher.decoder.state_dict().items()})
-    _prepare_merge(student, source, channels, matrix, basis)
+    _prepare_merge(student, source, channels, matrix, (basis, grouping))
     return student.to(teacher.device)
 
 
@@ -133,11 +134,15 @@ def _name_of_first_weight(encoder: nn.Module) -> str:
 
 
 def _prepare_merge(
-    student: E2SAM, source: E2SAM, channels: Sequence[ChannelSpec], matrix: Tensor, basis: Tensor | None
+    student: E2SAM,
+    source: E2SAM,
+    channels: Sequence[ChannelSpec],
+    matrix: Tensor,
+    known: tuple[Tensor | None, Tensor | None],
 ) -> None:
     merge = student.merge
     if isinstance(merge, GatedMerge):
-        merge.set_channels(channels, canonical_order(channels), matrix, basis)
+        merge.set_channels(channels, canonical_order(channels), matrix, *known)
     elif isinstance(merge, SplitMerge) and hasattr(source.image_encoder, "neck"):
         neck = source.image_encoder.neck
         assert isinstance(neck, nn.Sequential)

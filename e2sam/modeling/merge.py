@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from e2sam.data.stack import ChannelSpec
 from e2sam.errors import ChannelError, CheckpointError
-from e2sam.modeling.channel_selector import slot_weights
+from e2sam.modeling.channel_selector import selection_weights, slot_weights
 from e2sam.modeling.e2sam import ModelConfig
 
 __all__ = ["EMBEDDING_CHANNELS", "GatedMerge", "SplitMerge", "build_merge"]
@@ -54,11 +54,12 @@ class GatedMerge(nn.Module):
     the composite's own weights plus what queries of the position make of the channels' keys. The gated channels, at the
     stride of the decoder's logits, are what the teacher would see there. A small network then turns the features'
     canonical embedding into the selection's: it reads features and gated channels, is modulated by the code of the
-    gated channels, and its last layer starts at zero, so that a new student gives its canonical embedding whatever is
-    selected.
+    gated channels, and hands on only by how much its answer differs from the one to the canonical composite. So what
+    looks like the canonical composite keeps its embedding whatever the last layer has learned from other scenes; and as
+    that layer starts at zero, a new student gives its canonical embedding whatever is selected.
 
     A selection is a set: two or three channels fill the slots in the channels' canonical order (red first), in whatever
-    order they were named. With N channels the parameters grow by 16 + 2 min(N, 16) + 28 numbers a channel.
+    order they were named. With N channels the parameters grow by 16 + 2 min(N, 16) + 31 numbers a channel.
 
     Parameters
     ----------
@@ -73,6 +74,7 @@ class GatedMerge(nn.Module):
     descriptors: Tensor
     order: Tensor
     canonical: Tensor
+    grouping: Tensor
     mean: Tensor
     deviation: Tensor
 
@@ -90,6 +92,7 @@ class GatedMerge(nn.Module):
         self.register_buffer("descriptors", torch.zeros(num_channels, len(_KINDS) + 1 + 2 * _NUM_WAVES))
         self.register_buffer("order", torch.arange(num_channels))
         self.register_buffer("canonical", torch.full((_SLOTS, num_channels), 1 / num_channels))
+        self.register_buffer("grouping", torch.from_numpy(slot_weights(num_channels).copy()))
         # Of the teacher's channels: some vary a hundred times more than others.
         self.register_buffer("mean", torch.zeros(EMBEDDING_CHANNELS))
         self.register_buffer("deviation", torch.ones(EMBEDDING_CHANNELS))
@@ -112,7 +115,12 @@ class GatedMerge(nn.Module):
             self.spread.weight[:, :, 1, 1] += 1.0
 
     def set_channels(
-        self, channels: Sequence[ChannelSpec], order: Sequence[int], canonical: Tensor, basis: Tensor | None = None
+        self,
+        channels: Sequence[ChannelSpec],
+        order: Sequence[int],
+        canonical: Tensor,
+        basis: Tensor | None = None,
+        grouping: Tensor | None = None,
     ) -> None:
         """Tell what the channels are.
 
@@ -127,10 +135,17 @@ class GatedMerge(nn.Module):
         basis
             (N, K) orthonormal columns that hold most of the channels' variance, K = min(N, 16); None = cosines over the
             order of the channels.
+        grouping
+            (3, N) weights of the channels in the slots when more than three are selected; None = divided softly over
+            the slots in the canonical order.
         """
         self.descriptors.copy_(torch.stack([_describe(channel) for channel in channels]))
         self.order.copy_(torch.tensor(order))
         self.canonical.copy_(canonical)
+        places = torch.tensor(order)
+        # Softly: column n is that of the channel's place.
+        soft = torch.from_numpy(slot_weights(self.num_channels).copy())[:, places]
+        self.grouping.copy_(soft if grouping is None else grouping)
         if basis is not None:
             self.sketch.copy_(basis.T)
             self.loadings.copy_(basis)
@@ -159,7 +174,7 @@ class GatedMerge(nn.Module):
         return shares[:, torch.argsort(torch.tensor(places, device=shares.device))]
 
     def basis(self, features: Tensor, selection: Sequence[int]) -> Tensor:
-        """(B, 192 + 3 cells, h, w): what the last, linear layer reads."""
+        """(B, 192 + 3 cells, h, w): what the last, linear layer reads; 0 where nothing is gated but the canonical."""
         chosen, _ = self._ordered(selection)
         gates, code = self._gates(features, chosen)
         batch, _, *grid = features.shape
@@ -167,11 +182,19 @@ class GatedMerge(nn.Module):
         mixture = torch.einsum("bjshw,sk->bjkhw", gates, self.loadings[chosen].to(gates.dtype))
         gated = torch.einsum("bjkhw,bkchw->bjchw", mixture, sketch).flatten(1, 2)
         usual = torch.einsum("jk,bkchw->bjchw", (self.canonical @ self.loadings).to(sketch.dtype), sketch)
-        change = 2 * (gated - usual.flatten(1, 2))
+        usual = usual.flatten(1, 2)
+        change = 2 * (gated - usual)
         normed = self._standardized(features)
-        hidden = self.spread(self.widen(torch.cat((normed, 2 * gated - 1, change), dim=1)))
+        before = self.spread(self.widen(torch.cat((normed, 2 * usual - 1, torch.zeros_like(change)), dim=1)))
+        hidden = before + self._spread_change(change)
         scale, shift = self.modulate(code).chunk(2, dim=1)
-        return torch.cat((F.gelu(hidden * (1 + scale) + shift), change), dim=1)
+        return torch.cat((F.gelu(hidden * (1 + scale) + shift) - F.gelu(before), change), dim=1)
+
+    def _spread_change(self, change: Tensor) -> Tensor:
+        """What the gated channels add to the hidden layer of the canonical ones: both inputs move by the change."""
+        weight = self.widen.weight[:, EMBEDDING_CHANNELS:]
+        wide = F.conv2d(change, sum(weight.chunk(2, dim=1)))
+        return F.conv2d(wide, self.spread.weight, padding=1, groups=_HIDDEN)
 
     def _standardized(self, features: Tensor) -> Tensor:
         embedding = features[:, :EMBEDDING_CHANNELS]
@@ -201,10 +224,16 @@ class GatedMerge(nn.Module):
         queries = self.query(torch.cat((self._standardized(features), sketch), dim=1))
         queries = queries.reshape(len(features), _SLOTS, _KEY, *features.shape[-2:])
         logits = torch.einsum("bjdhw,sjd->bjshw", queries, keys.to(queries.dtype)) / math.sqrt(_KEY)
-        logits = logits.float() + _slot_prior(count).to(device)[None, :, :, None, None]
+        logits = logits.float() + self._slot_prior(chosen).to(device)[None, :, :, None, None]
         gates = torch.softmax(logits, dim=2)
         code = torch.einsum("bjshw,sc->bjchw", gates, codes.to(gates.dtype)).flatten(1, 2)
         return gates, code
+
+    def _slot_prior(self, chosen: Sequence[int]) -> Tensor:
+        """(3, S) logits of ordered channels in the three slots before anything is learned."""
+        weights = torch.from_numpy(selection_weights(chosen, self.grouping.cpu().numpy()))
+        # Of many channels each leaves less in the slots of others: together they would blur them.
+        return weights.clamp(min=_EMPTY_SLOT * _SLOTS / max(len(chosen), _SLOTS)).log()
 
 
 class SplitMerge(nn.Module):
@@ -289,8 +318,3 @@ def _describe(channel: ChannelSpec) -> Tensor:
     place = math.log2(channel.wavelength_nm / 400) / 5
     angles = [math.pi * place * 2**wave for wave in range(_NUM_WAVES)]
     return torch.tensor([*kind, 1.0, *(math.sin(a) for a in angles), *(math.cos(a) for a in angles)])
-
-
-def _slot_prior(count: int) -> Tensor:
-    """(3, S) logits of ordered channels in the three slots before anything is learned."""
-    return torch.from_numpy(slot_weights(count)).clamp(min=_EMPTY_SLOT).log()

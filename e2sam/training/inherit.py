@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2sam.data.channels import suggest_selections
+from e2sam.data.composites import best_triples
 from e2sam.data.io import read_stack
 from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
 from e2sam.data.sampling import sample_blocks, scene_of
 from e2sam.data.stack import ChannelStack
-from e2sam.data.statistics import channel_statistics
+from e2sam.data.statistics import ChannelStatistics, channel_statistics
 from e2sam.errors import ChannelError, TrainingError
-from e2sam.modeling.channel_selector import ChannelSelector, view_matrix
+from e2sam.modeling.channel_selector import ChannelSelector, grouping_of, view_matrix
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.inflation import build_student, canonical_order
 from e2sam.modeling.packed import fastest_dtype
@@ -55,7 +56,9 @@ class InheritConfig:
     student
         Weights of the student's encoder, where they are not the teacher's own ("vit_b" under a "vit_h" teacher).
     canonical
-        Names of one to three channels whose composite the student equals at first; empty = the first suggestion.
+        Names of one to three channels whose composite the student equals at first; empty = all channels together, in
+        a plane for each of an informative triple and its like (`grouping_of`), and the first suggestion where there are
+        no more than three or the merge module is "split".
     excluded
         Selections, by name, that no step sees: those on which agreement is to be tested.
     recipes
@@ -232,21 +235,30 @@ def _build_task(scenes: tuple[TrainingScene, ...], teacher: E2SAM, config: Inher
     recipes = _fit(sample, trained, config)
     statistics = channel_statistics(sample)
     order = canonical_order(channels)
-    canonical = _canonical(sample, config, order)
+    grouping = _grouping(sample, statistics, order)
+    canonical = _canonical(sample, config, order, grouping)
     base = load_model(config.student, device="cpu", exact=True) if config.student else None
     with torch.random.fork_rng(devices=[]):
         # Weights that are drawn must be the same in every process and in every run of this seed.
         torch.manual_seed(config.seed)
-        matrix = view_matrix(canonical, len(channels))
-        basis = _basis(sample, recipes)
-        student = build_student(teacher, channels, recipes, matrix, config.init, config.merge, base=base, basis=basis)
+        student = build_student(
+            teacher,
+            channels,
+            recipes,
+            view_matrix(canonical, len(channels), grouping),
+            config.init,
+            config.merge,
+            base=base,
+            basis=_basis(sample, recipes),
+            grouping=None if grouping is None else torch.from_numpy(grouping),
+        )
     _freeze(teacher)
     excluded = [sample.indices(list(names)) for names in config.excluded]
     selector = ChannelSelector(
         config.selector, len(channels), statistics.information, statistics.correlation, order, excluded=excluded
     )
     size = _tile_size(config, student)
-    views = TeacherViews(teacher, size)
+    views = TeacherViews(teacher, size, grouping)
     reader = TileReader(scenes, recipes, student.config.image_size, size)
     count = config.num_tiles or _number_of_tiles(trained, student.config.image_size, size)
     probe = AgreementProbe(
@@ -324,12 +336,26 @@ def _basis(sample: ChannelStack, recipes: Sequence[ChannelRecipe]) -> Tensor | N
     return torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :_SKETCH_RANK], np.float32))
 
 
-def _canonical(sample: ChannelStack, config: InheritConfig, order: Sequence[int]) -> tuple[int, ...]:
+def _grouping(sample: ChannelStack, statistics: ChannelStatistics, order: Sequence[int]) -> NDArray[np.float32] | None:
+    """(3, N) composite of all channels around the most informative triple; None where three or fewer are enough."""
+    told = [index for index in range(sample.num_channels) if statistics.information[index] > 0]
+    if sample.num_channels <= 3 or len(told) < 3:
+        return None
+    triple = best_triples(statistics.correlation, statistics.information, told, 1)[0]
+    return grouping_of(triple, statistics.information, statistics.correlation, order)
+
+
+def _canonical(
+    sample: ChannelStack, config: InheritConfig, order: Sequence[int], grouping: NDArray[np.float32] | None
+) -> tuple[int, ...]:
+    """The selection that the student starts from, in canonical order."""
     names: Sequence[str] = config.canonical
-    if not names:
+    if not names and grouping is not None and config.merge == "gated":
+        names = sample.names
+    elif not names:
         suggested = suggest_selections(sample, top=1)
         names = suggested[0].names if suggested else sample.names[:3]
-    if len(names) > 3:
+    if len(config.canonical) > 3:
         raise ChannelError(f"Expected one to three canonical channels, got {len(names)}.")
     return tuple(sorted(sample.indices(list(names)), key=lambda index: order[index]))
 
@@ -363,7 +389,8 @@ def _validation_selections(
     selector: ChannelSelector, canonical: tuple[int, ...], excluded: Sequence[Sequence[int]], seed: int
 ) -> list[tuple[int, ...]]:
     """The canonical selection, those kept from training, and drawn ones."""
-    chosen = {canonical: None} | {selector.ordered(selection): None for selection in excluded}
+    chosen = {canonical: None} if len(canonical) <= 3 else {}
+    chosen |= {selector.ordered(selection): None for selection in excluded}
     rng = np.random.default_rng((seed, 23))
     for turn in range(40):
         if len(chosen) >= max(_VALIDATION_SELECTIONS, len(excluded) + 1):

@@ -158,7 +158,7 @@ class InheritTask:
     selector
         Draws the teacher's channels.
     canonical
-        The selection whose composite the student starts from; empty where it is no selection of one to three channels.
+        The selection whose composite the student starts from; empty where there is none.
     probe
         Validation.
     lessons, rates, tune, lora_rank
@@ -297,6 +297,7 @@ class InheritTask:
         index = int(rng.integers(len(self._tiles)))
         planes, weight = self._planes(index)
         drops = rng.random() < self._lessons.dropout
+        drops &= shared is not None or any(len(selection) <= 3 for selection in self._selections[index])
         if shared is None:
             # What the teacher is shown must be there: all channels together are a lesson only where none is dropped.
             known = [selection for selection in self._selections[index] if len(selection) <= 3 or not drops]

@@ -23,23 +23,22 @@ def fit_readout(student: E2SAM, merge: GatedMerge, lessons: Sequence[Lesson]) ->
     """Ridge regression from `merge.basis` to what the teacher's embeddings differ by from the student's features.
 
     The basis is a random, untrained layer with the gated channels beside it (as in an extreme learning machine, Huang
-    et al., 2006); only the layer behind it is solved for. The canonical selection keeps its embedding nearly.
+    et al., 2006); only the layer behind it is solved for, without an intercept, so that the canonical selection keeps
+    its embedding.
     """
     device = student.device
-    width = merge.readout.in_channels + 1
+    width = merge.readout.in_channels
     gram = torch.zeros(width, width, dtype=torch.float64, device=device)
     moment = torch.zeros(width, EMBEDDING_CHANNELS, dtype=torch.float64, device=device)
     for pixels, weight, selections, targets in lessons:
         features = student.encode(pixels[None].to(device)).float()
         share = weight.flatten().to(device)[:, None]
         for selection, target in zip(selections, targets, strict=True):
-            basis = merge.basis(features, selection)[0].flatten(1).T
-            rows = torch.cat((basis, torch.ones_like(basis[:, :1])), dim=1)
+            rows = merge.basis(features, selection)[0].flatten(1).T
             wanted = (target.to(device) - features[0, :EMBEDDING_CHANNELS]).flatten(1).T / merge.deviation
             gram += (rows.T @ (rows * share)).double()
             moment += (rows.T @ (wanted * share)).double()
-    gram += _RIDGE * gram.diagonal().mean() * torch.eye(width, dtype=gram.dtype, device=device)
+    # Of one channel there is but one selection, and nothing to solve for.
+    gram += _RIDGE * gram.diagonal().mean().clamp(min=1e-9) * torch.eye(width, dtype=gram.dtype, device=device)
     solution = torch.linalg.solve(gram, moment).float()
-    merge.readout.weight.copy_(solution[:-1].T[:, :, None, None])
-    assert merge.readout.bias is not None
-    merge.readout.bias.copy_(solution[-1])
+    merge.readout.weight.copy_(solution.T[:, :, None, None])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from e2sam.inference.embeddings import EmbeddingCache, FeatureMemory, cache_directory, embedding_key
-from e2sam.modeling.channel_selector import view_matrix
+from e2sam.modeling.channel_selector import selection_weights
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.weights.checkpoint import fingerprint_of
 
@@ -21,7 +21,7 @@ _BATCH = 4
 
 
 class TeacherViews:
-    """Embeddings of a teacher for the composites (`view_matrix`) of selections of channels of a tile.
+    """Embeddings of a teacher for the composites (`selection_weights`) of selections of channels of a tile.
 
     They are kept as float16 in the user's cache (2.1 MB a view of SAM at 1024 px), keyed by the composite's own pixels
     and the teacher's weights; a run that goes on, or the next one on the same stack, needs no encoder pass for them.
@@ -32,11 +32,14 @@ class TeacherViews:
         Frozen; in eval mode.
     tile_size
         Side to which tiles are padded.
+    grouping
+        (3, N) composite of all channels, from which selections of more than three take their weights.
     """
 
-    def __init__(self, teacher: E2SAM, tile_size: int) -> None:
+    def __init__(self, teacher: E2SAM, tile_size: int, grouping: NDArray[np.float32] | None = None) -> None:
         self.teacher = teacher
         self.tile_size = tile_size
+        self.grouping = grouping
         self.encoder_passes = 0
         self._fingerprint = teacher.fingerprint or fingerprint_of(teacher)
         self._cache = EmbeddingCache(cache_directory() / "views", _CACHE_BYTES)
@@ -60,10 +63,9 @@ class TeacherViews:
                 found[keys[index]] = self._keep(keys[index], embedding)
         return [found[key].float() for key in keys]
 
-    @staticmethod
-    def _composite(planes: NDArray[np.float32], selection: Sequence[int]) -> NDArray[np.float32]:
+    def _composite(self, planes: NDArray[np.float32], selection: Sequence[int]) -> NDArray[np.float32]:
         chosen = list(selection)
-        matrix = view_matrix(range(len(chosen)), len(chosen))
+        matrix = selection_weights(chosen, self.grouping)
         mixed = np.tensordot(matrix, planes[chosen], axes=1) * np.float32(255)
         return np.ascontiguousarray(mixed, np.float32)
 

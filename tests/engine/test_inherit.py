@@ -24,7 +24,8 @@ from e2sam.data.synthetic import SceneOptions, synthetic_stack
 from e2sam.errors import ChannelError, TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
-from e2sam.training.agreement import AgreementProbe
+from e2sam.modeling.inflation import input_layer
+from e2sam.training.agreement import AgreementProbe, pixels_of
 from e2sam.training.config import TrainStep
 from e2sam.training.inherit import InheritConfig, _build_task, inherit
 from e2sam.training.inheritance import Lessons, Rates
@@ -234,10 +235,36 @@ def test_student_that_equals_its_teacher_agrees_entirely(tmp_path: Path) -> None
     config = config_of(tmp_path, canonical=stack.names[:3], tile_size=128)
     task = _build_task(hold_out([stack], 0), load_model("tiny", "cpu", exact=True), config)
     views = TeacherViews(load_model("tiny", "cpu", exact=True), 128)
-    student, reader = task.module.student, TileReader(hold_out([stack], 0), task.module.student.config.recipes, 512, 128)
+    student, reader = (
+        task.module.student,
+        TileReader(hold_out([stack], 0), task.module.student.config.recipes, 512, 128),
+    )
     probe = AgreementProbe(reader, reader.held_out_tiles(2, 0), views, [(0, 1, 2)], num_clicks=24)
     probe.prepare(0)
     assert probe.measure(student)["agreement_1_click"] > 0.995
+
+
+def test_student_of_many_channels_starts_from_all_of_them_and_stays_exact_there(tmp_path: Path) -> None:
+    task = _build_task(hold_out([stack_of(5)], 0), teacher_of(), config_of(tmp_path, canonical=()))
+    for _ in task.prepare(SimpleNamespace(device="cpu", global_rank=0, world_size=1)):
+        pass
+    (planes, _), student, views = task._planes(0), task.module.student.eval(), task._views
+    pixels = pixels_of(student, planes, 32)[None]
+    wanted = views.embed(planes, [range(5), (0, 3, 4)])
+
+    def distances() -> list[float]:
+        with torch.no_grad():
+            features = student.encode(pixels)
+            got = [student.embed(features, selection)[0] for selection in (range(5), (0, 3, 4))]
+        return [float((mine - its).abs().mean() / its.std()) for mine, its in zip(got, wanted, strict=True)]
+
+    before = distances()
+    task.begin()
+    after = distances()
+    assert before[0] < 2e-3 and after[0] < 0.02
+    assert after[1] < 0.95 * before[1]
+    matrix = input_layer(student.image_encoder).weight.flatten(2).abs().sum((0, 2))
+    assert (matrix > 0).all(), "the encoder sees every channel from the first step"
 
 
 def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -62,6 +62,26 @@ def test_starts_at_the_canonical_embedding() -> None:
         assert torch.equal(merge(features, selection), features[:, :256])
 
 
+def test_canonical_selection_keeps_its_embedding_whatever_the_readout_has_learned() -> None:
+    merge = gated(5)
+    torch.nn.init.normal_(merge.readout.weight, 0, 0.05)
+    features = features_of(merge)
+    moved = [(merge(features, chosen) - features[:, :256]).abs().mean() for chosen in ([0, 1, 2], [0, 3, 4])]
+    assert moved[0] < 0.02 * moved[1]
+
+
+def test_more_than_three_channels_fill_the_slots_by_their_grouping() -> None:
+    merge, grouping = gated(5), torch.tensor([[0.5, 0.5, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0.2, 0.8]])
+    merge.set_channels(channels_of(5), range(5), grouping, grouping=grouping)
+    features = features_of(merge)
+    torch.nn.init.normal_(merge.readout.weight, 0, 0.05)
+    torch.testing.assert_close(merge(features, range(5)), features[:, :256], atol=0.02, rtol=0)
+    shares = merge.weights(features, [4, 0, 2, 3])[0, :, 0, 0]
+    torch.testing.assert_close(shares, torch.tensor([0.8, 1, 1, 0.2]) / 3, atol=0.01, rtol=0)
+    # A slot without any of its channels: all are divided over the three in their order.
+    assert (merge.weights(features, [0, 1, 3, 4])[0, :, 0, 0] > 0.1).all()
+
+
 def test_order_of_names_does_not_matter_and_weights_follow_it() -> None:
     merge = awake(gated(5))
     features = features_of(merge)

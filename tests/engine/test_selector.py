@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from e2sam.errors import ChannelError
-from e2sam.modeling.channel_selector import ChannelSelector, view_matrix
+from e2sam.modeling.channel_selector import ChannelSelector, grouping_of, view_matrix
 
 
 def draws(selector: ChannelSelector, count: int = 2000, seed: int = 0) -> list[tuple[int, ...]]:
@@ -89,3 +89,15 @@ def test_views_of_more_channels_hold_every_one(count: int) -> None:
     matrix = view_matrix(range(count), count)
     assert matrix.sum(1) == pytest.approx([1, 1, 1]) and (matrix.sum(0) > 0).all()
     assert matrix[0].argmax() == 0 and matrix[2].argmax() == count - 1
+
+
+def test_channels_that_show_the_same_share_a_plane() -> None:
+    correlation = np.eye(5)
+    correlation[0, 1] = correlation[1, 0] = 0.9
+    correlation[3, 4] = correlation[4, 3] = -0.9
+    grouping = grouping_of((4, 2, 0), [1.0, 0.5, 1.0, 1.0, 1.0], correlation, range(5))
+    assert grouping.sum(1) == pytest.approx([1, 1, 1]) and (grouping.sum(0) > 0).all()
+    assert grouping[0, :2] == pytest.approx([1 / 1.405, 0.405 / 1.405], rel=0.05)
+    assert grouping[2, 4] > 0.9 and grouping[2, 3] == 0, "opposite channels would cancel each other"
+    matrix = view_matrix((0, 1, 2, 4), 5, grouping)
+    assert matrix[:, 3].tolist() == [0, 0, 0] and matrix.sum(1) == pytest.approx([1, 1, 1])
