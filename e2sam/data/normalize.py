@@ -13,7 +13,7 @@ from e2sam.data.sampling import sample_pixels
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import ChannelError
 
-__all__ = ["RECIPE_KINDS", "ChannelRecipe", "apply_recipes", "auto_kinds", "fit_recipes", "is_colour"]
+__all__ = ["RECIPE_KINDS", "ChannelRecipe", "apply_recipes", "auto_kinds", "fit_recipes"]
 
 RECIPE_KINDS = ("percentile", "range", "log_depth", "inverse_depth", "db", "reflectance", "none")
 
@@ -25,7 +25,7 @@ _SMALLEST_POWER = 1e-10
 _SMALLEST_DEPTH = 1e-6
 # A photograph in 0..255 has at least one value above this; reflectance that passes 1 somewhere has not.
 _DARKEST_PHOTOGRAPH = 16
-_COLOUR_NAMES = frozenset({"r", "g", "b", "red", "green", "blue"})
+_COLOUR_NAMES = (frozenset({"r", "g", "b"}), frozenset({"red", "green", "blue"}))
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def fit_recipes(
         for index, entry in enumerate(wanted)
     ]
     bounded = (
-        _as_colour(recipe, values, valid, stack.channels) if entry == "range" and is_colour(spec) else recipe
-        for recipe, entry, spec in zip(fitted, wanted, stack.channels, strict=True)
+        _as_colour(recipe, values, valid, stack.channels) if entry == "range" and is_colour else recipe
+        for recipe, entry, is_colour in zip(fitted, wanted, _are_colours(stack.channels), strict=True)
     )
     return _with_shared_reflectance(list(bounded), wanted, values, valid)
 
@@ -165,9 +165,11 @@ def auto_kinds(stack: ChannelStack) -> tuple[str, ...]:
     return _automatic_kinds(stack.channels, *sample_pixels(stack, max_values=1 << 18))
 
 
-def is_colour(channel: ChannelSpec) -> bool:
-    """Whether a channel is the red, green or blue of a photograph."""
-    return channel.kind == "colour" or channel.name.lower() in _COLOUR_NAMES
+def _are_colours(channels: Sequence[ChannelSpec]) -> tuple[bool, ...]:
+    """Which channels are the red, green or blue of a photograph: a name alone, as the "b" of a, b, c, says nothing."""
+    names = {channel.name.lower() for channel in channels}
+    known = {name for colours in _COLOUR_NAMES if len(colours & names) > 1 for name in colours}
+    return tuple(channel.kind == "colour" or channel.name.lower() in known for channel in channels)
 
 
 def _automatic_kinds(
@@ -176,13 +178,16 @@ def _automatic_kinds(
     if values.dtype == np.uint8 and len(channels) == 3:
         return ("none",) * 3
     photograph = _colour_range(channels, values, valid) is not None
-    return tuple(_automatic_kind(channel, values.dtype, photograph) for channel in channels)
+    return tuple(
+        _automatic_kind(channel, is_colour, values.dtype, photograph)
+        for channel, is_colour in zip(channels, _are_colours(channels), strict=True)
+    )
 
 
-def _automatic_kind(channel: ChannelSpec, dtype: np.dtype[Any], photograph: bool) -> str:
-    if is_colour(channel) and dtype == np.uint8:
+def _automatic_kind(channel: ChannelSpec, is_colour: bool, dtype: np.dtype[Any], photograph: bool) -> str:
+    if is_colour and dtype == np.uint8:
         return "none"
-    if is_colour(channel) and photograph:
+    if is_colour and photograph:
         return "range"
     if channel.kind == "depth" and dtype != np.uint8:
         return "log_depth"
@@ -195,7 +200,7 @@ def _colour_range(
     channels: Sequence[ChannelSpec], values: NDArray[Any], valid: NDArray[np.bool_]
 ) -> tuple[float, float] | None:
     """0..255 or 0..1 where the colour channels, taken together, are an 8-bit or a unit-range photograph."""
-    colour = [index for index, channel in enumerate(channels) if is_colour(channel)]
+    colour = np.flatnonzero(_are_colours(channels))
     measured = values[colour][valid[colour]]
     if measured.size == 0 or measured.min() < 0:
         return None

@@ -91,6 +91,12 @@ def test_unit_range_colour_is_left_alone_and_raw_colour_is_not() -> None:
     assert auto_kinds(stack_of(data * 3, "R", "G", "B")) == ("percentile",) * 3
 
 
+def test_a_letter_alone_is_no_colour() -> None:
+    data = np.random.default_rng(3).integers(0, 100, (4, 20, 24)).astype(np.uint16)
+    assert auto_kinds(stack_of(data, "a", "b", "c", "d")) == ("percentile",) * 4
+    assert auto_kinds(stack_of(data, "R", "B", "c", "d")) == ("range", "range", "percentile", "percentile")
+
+
 def test_auto_follows_kind_and_unit() -> None:
     data = np.random.default_rng(4).random((4, 20, 24)).astype(np.float32)
     specs = (ChannelSpec("d", kind="depth"), ChannelSpec("s", unit="dB"), ChannelSpec("t", kind="thermal"), "x")
