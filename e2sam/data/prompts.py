@@ -65,7 +65,7 @@ def _checked_points(
     points: ArrayLike | None, labels: ArrayLike | None, size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     height, width = size
-    array = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
+    array = np.zeros((0, 2), np.float32) if points is None else _numbers(points, "points as (P, 2) pixel (x, y)")
     if array.size == 0:
         array = array.reshape(0, 2)
     if array.ndim != 2 or array.shape[1] != 2:
@@ -83,11 +83,18 @@ def _checked_points(
     return array, marks.astype(np.int32)
 
 
+def _numbers(given: ArrayLike, what: str) -> NDArray[np.float32]:
+    try:
+        return np.asarray(given, np.float32)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"Expected {what}, got {given!r:.100}.") from error
+
+
 def _checked_box(box: ArrayLike | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
     if box is None:
         return None
     height, width = size
-    array = np.asarray(box, np.float32)
+    array = _numbers(box, "a box as x0, y0, x1, y1")
     if array.shape != (4,) or not np.isfinite(array).all():
         raise PromptError(f"Expected a box as x0, y0, x1, y1, got {np.asarray(box).tolist()}.")
     x0, y0, x1, y1 = array.tolist()
@@ -103,7 +110,7 @@ def _checked_box(box: ArrayLike | None, size: tuple[int, int]) -> NDArray[np.flo
 def _checked_mask(mask: ArrayLike | None) -> NDArray[np.float32] | None:
     if mask is None:
         return None
-    array = np.asarray(mask, np.float32)
+    array = _numbers(mask, "a mask prompt as (h, w) logits")
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 2 or not np.isfinite(array).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +131,11 @@ class ChannelStack:
     def plane(self, *index: int) -> ChannelStack:
         """The (C, H, W) stack at one position of the leading axes."""
         if len(index) != len(self.leading):
-            raise StackError(f"Expected one index for each of the axes {self.leading or 'none'}, got {len(index)}.")
+            raise StackError(
+                f"Expected one index for each of the axes {self.leading}, got {len(index)}."
+                if self.leading
+                else "Expected no index, got one: the stack is a single scene, without axes before its channels."
+            )
         for axis, position, length in zip(self.leading, index, self.num_planes, strict=True):
             if not 0 <= position < length:
                 raise StackError(f"Expected {axis} in 0..{length - 1}, got {position}.")
@@ -184,6 +188,9 @@ class ChannelStack:
         ChannelError
             If there are none, one does not exist, or one stands twice.
         """
+        if not isinstance(names, Iterable):
+            raise ChannelError(f"Expected names or indices of channels, or 'auto', got {names!r}.")
+        names = list(names)
         if len(names) == 0:
             raise ChannelError(
                 "Expected at least 1 selected channel, got 0: tick one in Channels, or pass channels='auto'."
@@ -198,7 +205,8 @@ class ChannelStack:
         if isinstance(name, str) and name in self.names:
             return self.names.index(name)
         # A number typed in a command comes as text; a channel of that name has been found above.
-        is_position = not isinstance(name, str) or name.isdecimal()
+        is_number = isinstance(name, int | np.integer) and not isinstance(name, bool)
+        is_position = name.isdecimal() if isinstance(name, str) else is_number
         if is_position and 0 <= int(name) < self.num_channels:
             return int(name)
         shown = ", ".join(self.names[:16]) + (", ..." if self.num_channels > 16 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from e2sam.data.channels import (
     suggest_selections,
 )
 from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
+from e2sam.data.sampling import sample_pixels
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError, StackError
 from e2sam.inference.frame import Frame
@@ -26,6 +28,8 @@ from e2sam.inference.prediction import Box
 from e2sam.modeling.e2sam import ModelConfig
 
 __all__ = ["EncodingPlan", "Recipes", "Scene", "View"]
+
+logger = logging.getLogger(__name__)
 
 # A kind for every channel, kinds by channel name, or fitted recipes, one for each channel of the stack.
 Recipes = str | Mapping[str, str | ChannelRecipe] | Sequence[ChannelRecipe] | None
@@ -208,6 +212,8 @@ class Scene:
         StackError
             If it is a series or a volume.
         """
+        if not isinstance(stack, ChannelStack):
+            raise StackError(f"Expected a ChannelStack, got {type(stack).__name__}: take one from read_stack().")
         if stack.leading:
             raise StackError(f"Expected a single scene, got axes {stack.leading}CYX: take one with plane().")
         return cls(stack, recipes)
@@ -225,6 +231,33 @@ class Scene:
         columns = _spread(width)
         rows = [np.concatenate([self.stack.read(y, x) for x in columns], axis=2) for y in _spread(height)]
         return replace(self.stack, data=np.concatenate(rows, axis=1), _valid=None)
+
+    @cached_property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """(C,) which channels have a valid pixel."""
+        _, valid = sample_pixels(self.sample)
+        found: NDArray[np.bool_] = valid.any(axis=(1, 2))
+        for index in np.flatnonzero(~found):
+            # The few pixels that are valid may lie between those of the sample.
+            found[index] = self.sample.valid_of(self.sample.read(channels=[int(index)]), [int(index)]).any()
+        return found
+
+    def check_measured(self, names: Sequence[str]) -> None:
+        """Refuse a selection of which nothing was measured, and warn of channels that say nothing.
+
+        Raises
+        ------
+        ChannelError
+            If no selected channel has a valid pixel.
+        """
+        empty = [name for name in names if not self.is_measured[self.stack.names.index(name)]]
+        if len(empty) == len(names):
+            raise ChannelError(
+                f"Expected at least 1 selected channel with valid pixels, got none in {_list(empty)}: select others; "
+                "`e2sam info` shows the share of valid pixels."
+            )
+        if empty:
+            logger.warning("No valid pixel in %s, which the mask therefore cannot depend on.", _list(empty))
 
     @cached_property
     def recipes(self) -> tuple[ChannelRecipe, ...]:
@@ -269,7 +302,7 @@ class Scene:
 
     def _resolved(self, channels: Sequence[str | int] | Literal["auto"]) -> Sequence[str | int]:
         if not isinstance(channels, str):
-            return list(channels)
+            return channels
         if channels != "auto":
             return [channels]
         if self.stack.num_channels <= 3:
@@ -318,7 +351,7 @@ class Scene:
         return EncodingPlan(self, sources, config.recipes, (view,), names, positions)
 
     def _indices(self, channels: Sequence[str | int]) -> tuple[int, ...]:
-        return self.stack.indices([channels] if isinstance(channels, str) else list(channels))
+        return self.stack.indices([channels] if isinstance(channels, str) else channels)
 
 
 def _spread(length: int) -> list[slice]:

@@ -180,11 +180,13 @@ class Predictor:
         StackError
             If the stack is a series or a volume.
         ChannelError
-            If a channel does not exist or stands twice, or the stack's channels are not the student's.
+            If a channel does not exist or stands twice, no selected one has a valid pixel, or the stack's channels are
+            not the student's.
         """
         with self._change_lock:
             scene = Scene.of(stack, recipes)
             plan = scene.plan(self.model.config, channels, mapping, missing)
+            scene.check_measured(plan.selected)
             windows = Windows(stack.size, self.model.config.image_size)
             is_large = max(stack.size) > self.large_side
             self._take(_Current(scene, plan, windows, is_large, mapping or {}, missing))
@@ -195,6 +197,7 @@ class Predictor:
         with self._change_lock:
             current = self._in_use()
             plan = current.scene.plan(self.model.config, channels, current.mapping, current.missing)
+            current.scene.check_measured(plan.selected)
             self._take(replace(current, plan=plan))
 
     def prefetch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -388,6 +389,8 @@ def test_wrong_prompts_are_refused_before_any_pass(teacher: E2SAM) -> None:
         lambda: predictor.predict(points=[(5, 5)], labels=[2]),
         lambda: predictor.predict(box=(9, 9, 3, 12)),
         lambda: predictor.predict(points=[(5, 5)], mask=np.zeros((9, 9))),
+        lambda: predictor.predict(points="ab"),
+        lambda: predictor.predict(points=[(5, 5)], mask="x"),
     ]
     for attempt in wrong:
         with pytest.raises(PromptError):
@@ -403,6 +406,8 @@ def test_wrong_channels_are_refused_before_any_pass_and_leave_the_old_state(teac
     for channels in ((), ("c0", "c0"), ("nothing",), (7,)):
         with pytest.raises(ChannelError):
             predictor.set_stack(stack, channels=channels)
+    with pytest.raises(StackError, match="read_stack"):
+        predictor.set_stack(np.zeros((3, 8, 8)))  # type: ignore[arg-type]
     with pytest.raises(StackError, match="plane"):
         predictor.set_stack(ChannelStack(np.zeros((2, 3, 8, 8)), stack.channels[:3], leading="T"))
     assert predictor.encoder_passes == 0
@@ -410,6 +415,28 @@ def test_wrong_channels_are_refused_before_any_pass_and_leave_the_old_state(teac
     with pytest.raises(ChannelError):
         predictor.set_channels(("nothing",))
     assert predictor.channels == ("c1",)
+
+
+def test_a_mask_is_not_made_from_nothing(
+    teacher: E2SAM, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The command may have set up its own log in this process.
+    monkeypatch.setattr(logging.getLogger("e2sam"), "propagate", True)
+    predictor = Predictor(teacher, cache=False)
+    data = noise((4, 40, 40), "float32")
+    data[:2] = np.nan
+    # One valid pixel is enough.
+    data[2], data[2, 7, 9] = np.nan, 1.0
+    stack = stack_of(data)
+    for channels in (("c0",), ("c0", "c1")):
+        with pytest.raises(ChannelError, match="valid pixels"):
+            predictor.set_stack(stack, channels)
+    with pytest.raises(ChannelError, match="valid pixels"):
+        predictor.set_stack(stack_of(np.full((3, 8, 8), np.nan, np.float32)))
+    assert predictor.encoder_passes == 0
+    with caplog.at_level("WARNING", "e2sam"):
+        predictor.set_stack(stack, ("c0", "c2", "c3"))
+    assert "No valid pixel in c0" in caplog.text
 
 
 def test_invalid_pixels_never_reach_the_model(teacher: E2SAM) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,9 +26,20 @@ def test_position_typed_as_text_is_a_position_unless_a_channel_has_that_name() -
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [((), "at least 1"), (("X",), "'X'"), ((3,), "0..2"), ((-1,), "0..2"), (("3",), "0..2"), (("R", 0), "R twice")],
+    [
+        ((), "at least 1"),
+        (("X",), "'X'"),
+        ((3,), "0..2"),
+        ((-1,), "0..2"),
+        (("3",), "0..2"),
+        (("R", 0), "R twice"),
+        (None, "got None"),
+        (("R", None), "got None"),
+        ((1.5,), "got 1.5"),
+        ((True,), "got True"),
+    ],
 )
-def test_channels_that_are_not_there(asked: tuple[str | int, ...], said: str) -> None:
+def test_channels_that_are_not_there(asked: Any, said: str) -> None:
     with pytest.raises(ChannelError, match=said):
         stack("R", "G", "depth").indices(asked)
 
