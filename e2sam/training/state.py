@@ -67,6 +67,8 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], state: RunState) -> N
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"Expected to write {path}, got: {error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

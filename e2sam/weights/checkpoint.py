@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import struct
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -156,6 +155,11 @@ def save_checkpoint(path: Path | str, model: E2SAM, provenance: Mapping[str, Any
     provenance
         "stage", "teacher", "classes", "training", "parent" as in `CheckpointInfo`, and whatever else is worth keeping,
         as JSON values.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written.
     """
     target = Path(path)
     weights = _weights_digest(model.state_dict())
@@ -168,14 +172,15 @@ def save_checkpoint(path: Path | str, model: E2SAM, provenance: Mapping[str, Any
         "fingerprint": _fingerprint(model.config, weights),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    os.close(handle)
+    partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(header, default=_plain)})
-        Path(partial).replace(target)
+        partial.replace(target)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"Expected to write {target}, got: {error}.") from error
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return target
 
 
@@ -297,8 +302,9 @@ def _own_header(path: Path) -> dict[str, Any]:
             )
         text = file.read(length)
     try:
-        metadata = json.loads(text).get("__metadata__", {})
-        header = json.loads(metadata[_METADATA_KEY])
+        tensors = json.loads(text)
+        header = json.loads(tensors.pop("__metadata__", {})[_METADATA_KEY])
+        whole = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors.values()), default=0)
     except KeyError as error:
         raise CheckpointError(
             f"Expected a checkpoint of e2sam, got the .safetensors file {path.name} without its configuration: "
@@ -306,6 +312,10 @@ def _own_header(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"Expected a .safetensors header in {path.name}, got a damaged one.") from error
+    if size != whole:
+        raise CheckpointError(
+            f"Expected whole weights in {path.name}, got a damaged file ({size} bytes instead of {whole})."
+        )
     if not isinstance(header, dict):
         raise CheckpointError(f"Expected the configuration of a model in {path.name}, got something else.")
     return header

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from e2sam.data.normalize import ChannelRecipe
@@ -104,10 +105,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
     def full_disk(*arguments: Any, **options: Any) -> None:
         Path(arguments[1]).write_bytes(b"half")
-        raise OSError("no space left on device")
+        raise SafetensorError("no space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors, got: no space"):
         save_checkpoint(saved, teacher, {})
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
@@ -167,6 +168,11 @@ def test_damaged_files_are_refused(saved: Path, damage: str) -> None:
     change, message = DAMAGE[damage]
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(changed(saved, change))
+
+
+def test_a_checkpoint_that_is_cut_short_is_not_described(saved: Path) -> None:
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint_info(changed(saved, DAMAGE["weights cut"][0]))
 
 
 def test_weights_without_our_header_and_missing_files_are_refused(tmp_path: Path) -> None:

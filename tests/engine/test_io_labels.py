@@ -79,7 +79,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("e2sam.data.io.labels.tifffile.imwrite", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StackError, match=r"a\.tif, got: No space"):
         write_labels(path, np.full((4, 4), 4))
     monkeypatch.undo()
     assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]

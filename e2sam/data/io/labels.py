@@ -111,7 +111,7 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     Raises
     ------
     StackError
-        If the folder does not exist.
+        If the folder does not exist, or the file cannot be written.
     """
     part = target.with_name(f".{target.stem}.{uuid4().hex[:8]}{target.suffix}")
     try:
@@ -119,5 +119,7 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
         part.replace(target)
     except FileNotFoundError as error:
         raise StackError(f"Expected a folder {target.parent} to write {target.name} to, but there is none.") from error
+    except OSError as error:
+        raise StackError(f"Expected to write {target}, got: {error.strerror or error}.") from error
     finally:
         part.unlink(missing_ok=True)
