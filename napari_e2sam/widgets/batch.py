@@ -91,4 +91,5 @@ def _summary(output: str) -> str:
         result = json.loads(output.splitlines()[-1])
     except (ValueError, IndexError):
         return "Done."
-    return f"Done: {len(result.get('files', result.get('masks', [])))} files."
+    there = f", {result['skipped']} of them there already" if result["skipped"] else ""
+    return f"Done: {result['stacks']} stack{'' if result['stacks'] == 1 else 's'}{there}."
