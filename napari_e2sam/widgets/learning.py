@@ -29,6 +29,7 @@ class LearningPanel(QWidget):
         self._build()
         self._lay_out()
         self._connect()
+        self._is_running = False
         self.set_corrections(0)
         self.set_running(False)
         self.set_result(None)
@@ -95,10 +96,11 @@ class LearningPanel(QWidget):
         """Show from how many objects the model can learn."""
         self._count = count
         self.finetune.setText(f"Fine-tune on {count} object{'' if count == 1 else 's'}")
-        self.finetune.setEnabled(count > 0)
+        self.finetune.setEnabled(count > 0 and not self._is_running)
 
     def set_running(self, running: bool) -> None:
         """Show whether a run is under way."""
+        self._is_running = running
         self.finetune.setEnabled(not running and self._count > 0)
         self.inherit.setEnabled(not running)
         self.cancel.setVisible(running)

@@ -87,3 +87,10 @@ def test_learning_shows_its_curve_and_gives_the_model(
     assert len(window.session.objects) == 1
     panel.roll_back.click()
     window.wait(lambda: window.state.model.get("name") == "other" and window.state.is_encoded)
+
+    # What is accepted during a run is for the next one, which begins only after it.
+    panel.set_running(True)
+    panel.set_corrections(2)
+    assert (panel.finetune.text(), panel.finetune.isEnabled()) == ("Fine-tune on 2 objects", False)
+    panel.set_running(False)
+    assert panel.finetune.isEnabled()
