@@ -47,6 +47,9 @@ SHORTCUTS: Sequence[Shortcut] = (
 )
 
 
+_PLURALS = {"Channel preset": "Channel presets", "Class": "Classes"}
+
+
 def shortcuts_with(keys: Mapping[str, str]) -> tuple[Shortcut, ...]:
     """The shortcuts with a user's own keys, by the action's name.
 
@@ -86,7 +89,7 @@ def shortcut_table(shortcuts: Sequence[Shortcut] = SHORTCUTS) -> str:
         if shortcut.action.startswith(("preset", "class")):
             if number != "1":
                 continue
-            key, text = f"{shortcut.key[:-1]}1 ... 9", shortcut.text[:-2] + "s"
+            key, text = f"{shortcut.key[:-1]}1 ... 9", _PLURALS[shortcut.text[:-2]]
         else:
             key, text = shortcut.key, shortcut.text
         rows.append(

@@ -37,7 +37,7 @@ class PreferencesForm(Container):
             for shortcut in SHORTCUTS
             if not _is_numbered(shortcut)
         }
-        self._error = Label(name="error", value="")
+        self._error = Label(name="error", label="", value="")
         self._save = PushButton(name="save", text="Save", tooltip="Keep them for every window.")
         super().__init__(
             widgets=[self._hovers, self._input, *self._keys.values(), self._error, self._save],

@@ -33,6 +33,7 @@ def test_keys_of_ones_own() -> None:
     assert keys["carry"] == "G"
     assert keys["accept"] == "A"
     assert "<b>G</b>" in shortcut_table(shortcuts_with({"carry": "G"}))
+    assert "<td>Classes</td>" in shortcut_table()
     with pytest.raises(E2SamError, match="another key"):
         shortcuts_with({"carry": "A"})
     with pytest.raises(E2SamError, match="another key"):
