@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,6 +20,8 @@ __all__ = ["main"]
 # Each group's module has `add_commands(commands, common)`, which adds its parsers and sets `run` on each; torch and the
 # engine's heavier wings are imported only when a command runs.
 _GROUPS = ("stacks", "segment", "models", "learn", "evaluate", "export", "annotate", "demo")
+
+_NEGATIVE = re.compile(r"-[\d.]")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 on success, 2 on wrong use or input, 1 on a failure of ours, 130 after Ctrl-C."""
-    options = build_parser().parse_args(arguments)
+    options = build_parser().parse_args(_with_negative_values(sys.argv[1:] if arguments is None else arguments))
     set_up_logging(options.verbose)
     try:
         options.run(options)
@@ -68,6 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except Exception as error:  # noqa: BLE001 - the last line of defence: a failure of ours is one line too
         return _fail(1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", options.verbose)
+
+
+def _with_negative_values(arguments: Sequence[str]) -> list[str]:
+    """`--point -1,5` as `--point=-1,5`: the parser would take coordinates that begin with a minus for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in ("--point", "--box") and _NEGATIVE.match(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _fail(code: int, message: str, verbose: bool) -> int:

@@ -101,6 +101,7 @@ def test_segment_takes_more_prompts_and_explains(
     ("arguments", "said"),
     [
         (("--point", "57,15"), "56 x 40"),
+        (("--point", "-1,15"), "(-1, 15)"),
         (("--point", "20"), "X,Y"),
         (("--point", "20,15,2"), "X,Y"),
         (("--box", "1,2,3"), "X0,Y0,X1,Y1"),
