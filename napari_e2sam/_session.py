@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -105,6 +106,8 @@ class SessionModel:
         if is_unused:
             for path in self.path.parent.glob(f"{self.path.name}*"):
                 path.unlink(missing_ok=True)
+            # Pixels of layers without a file, which were kept to reopen it.
+            shutil.rmtree(self.path.with_suffix(".stacks"), ignore_errors=True)
 
     def _on_change(self, change: Change) -> None:
         # Stacks are added from a worker thread, which tells the window by its own result.
