@@ -12,6 +12,10 @@ class StackError(E2SamError):
     """A file or array that cannot be read as a stack of channels."""
 
 
+class AxisError(StackError):
+    """An array of which neither its file nor its shape says which axis holds the channels."""
+
+
 class ChannelError(E2SamError):
     """Channels that do not exist, stand twice, or do not fit the model."""
 

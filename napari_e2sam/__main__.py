@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import napari
 
@@ -18,10 +19,17 @@ __all__ = ["main", "open_window"]
 
 
 def open_window(
-    stacks: Sequence[Path] = (), session: Path | None = None, model: str = "tiny", show: bool = True
+    stacks: Sequence[Path] = (),
+    session: Path | None = None,
+    model: str = "tiny",
+    show: bool = True,
+    reading: Mapping[str, Any] | None = None,
 ) -> tuple[napari.Viewer, SegmentWidget]:
-    """A viewer with stacks loaded (the sample where there is neither stack nor session) and the plugin docked."""
-    layers = [layer for stack in stacks for layer in read(str(stack))]
+    """A viewer with stacks loaded (the sample where there is neither stack nor session) and the plugin docked.
+
+    `reading` holds further arguments of `e2sam.read_stack`, for every stack.
+    """
+    layers = [layer for stack in stacks for layer in read(str(stack), **(reading or {}))]
     if not layers and session is None:
         layers = _sample_data.motorcycle()
     viewer = napari.Viewer(title="E2SAM", show=show)
@@ -40,9 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("stacks", nargs="*", type=Path, metavar="STACK", help="images to open")
     parser.add_argument("--session", type=Path, help="session file to go on with, or to begin")
     parser.add_argument("--model", default="tiny", help="name or file of the model")
+    parser.add_argument("--channel-axis", help="position of the channel axis, or a letter for each axis")
+    parser.add_argument("--channel-names", help="names of all channels, with commas between")
+    parser.add_argument("--nodata", type=float, help="stored value that means 'not measured'")
     options = parser.parse_args(arguments)
+    names = None if options.channel_names is None else options.channel_names.split(",")
+    reading = {"channel_axis": options.channel_axis, "channel_names": names, "nodata": options.nodata}
     try:
-        open_window(options.stacks, options.session, options.model)
+        open_window(options.stacks, options.session, options.model, reading=reading)
     except (E2SamError, OSError) as error:
         sys.stderr.write(f"e2sam: {error}\n")
         return 2

@@ -14,8 +14,9 @@ from napari.layers import Image
 from numpy.typing import ArrayLike, NDArray
 
 from e2sam.data.combine import Placed, combine
+from e2sam.data.io.axes import resolve_axes
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from e2sam.errors import StackError
+from e2sam.errors import AxisError, StackError
 
 __all__ = [
     "AxisChoice",
@@ -34,6 +35,7 @@ __all__ = [
 # Key under which our reader leaves the stack it read in a layer's metadata.
 STACK_KEY = "e2sam_stack"
 AXIS_KEY = "e2sam_channel_axis"
+_CHANNEL_LABELS = ("c", "channel", "channels", "band", "bands")
 _SENT_BYTES = 1 << 29
 
 
@@ -120,9 +122,9 @@ def axis_choices(layer: Image) -> tuple[AxisChoice, ...]:
     if len(data.shape) == 2:
         return (AxisChoice(None, "one channel"),)
     axes = sorted(range(len(data.shape)), key=lambda axis: (int(data.shape[axis]), axis))
-    labels = [label.strip().lower() for label in layer.axis_labels]
-    named = [axis for axis in axes if labels[axis] in ("c", "channel", "channels", "band", "bands")]
-    axes = named + [axis for axis in axes if axis not in named]
+    named = _labelled_axis(layer)
+    if named is not None:
+        axes = [named, *(axis for axis in axes if axis != named)]
     return tuple(
         AxisChoice(axis, f"axis {axis}: {data.shape[axis]} channels") for axis in axes if data.shape[axis] <= 1024
     )
@@ -205,13 +207,30 @@ def _scene_of_one(layer: Image, channel_axis: int | None) -> Scene:
     if len(data.shape) == 2:
         return Scene(ChannelStack(data[np.newaxis], (ChannelSpec(layer.name),)), **place)
     axis = axis_choices(layer)[0].axis if channel_axis is None else channel_axis
+    guessed = channel_axis is None and _is_unclear(layer)
     target = len(data.shape) - 3
     if axis is None or target > 2:
         raise StackError(f"Expected at most T, Z, channel, row and column axes, got shape {tuple(data.shape)}.")
     if axis != target:
         data = np.moveaxis(np.asarray(data), axis, target)
     channels = tuple(ChannelSpec(f"{index}") for index in range(data.shape[target]))
-    return Scene(ChannelStack(data, channels, leading=("", "T", "TZ")[target]), channel_axis=axis, **place)
+    stack = ChannelStack(data, channels, leading=("", "T", "TZ")[target])
+    warning = "Which axis holds the channels is a guess: choose above." if guessed else ""
+    return Scene(stack, channel_axis=axis, warning=warning, **place)
+
+
+def _is_unclear(layer: Image) -> bool:
+    """Whether neither the labels of a layer's axes nor their lengths say which one holds the channels."""
+    try:
+        resolve_axes(tuple(int(length) for length in _pixels(layer).shape))
+    except AxisError:
+        return _labelled_axis(layer) is None
+    return False
+
+
+def _labelled_axis(layer: Image) -> int | None:
+    labels = [label.strip().lower() for label in layer.axis_labels]
+    return next((at for at, label in enumerate(labels) if label in _CHANNEL_LABELS), None)
 
 
 def _pair(values: NDArray[np.float64]) -> tuple[float, float]:

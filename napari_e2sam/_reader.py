@@ -24,14 +24,27 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     return None
 
 
-def read(path: str | Sequence[str]) -> list[LayerData]:
-    """Layers of one stack."""
+def read(
+    path: str | Sequence[str],
+    channel_axis: int | str | None = None,
+    channel_names: Sequence[str] | None = None,
+    nodata: float | None = None,
+) -> list[LayerData]:
+    """Layers of one stack; the arguments are those of `e2sam.read_stack`.
+
+    Where it is not clear which axis holds the channels, the array as it is: the Stack panel asks.
+    """
     from e2sam import read_stack
+    from e2sam.errors import AxisError
 
     paths = path if isinstance(path, str) else [str(entry) for entry in path]
-    stack = read_stack(paths)
     name = Path(path if isinstance(path, str) else path[0]).stem
-    metadata = {STACK_KEY: stack, AXIS_KEY: None}
+    try:
+        stack = read_stack(paths, channel_axis, channel_names, nodata=nodata)
+    except AxisError:
+        # The third axis from the end as channels leaves the axes in the file's order.
+        return [(read_stack(paths, -3).data, {"name": name, "rgb": False}, "image")]
+    metadata = {STACK_KEY: stack, AXIS_KEY: channel_axis}
     is_photograph = stack.num_channels == 3 and np.dtype(stack.data.dtype) == np.uint8 and not stack.leading
     if is_photograph and isinstance(stack.data, np.ndarray):
         return [(np.moveaxis(stack.data, 0, -1), {"name": name, "metadata": metadata, "rgb": True}, "image")]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from e2sam.cli.output import emit
+from e2sam.cli.stacks import add_reading_arguments
 from e2sam.errors import E2SamError
 
 __all__ = ["add_commands", "window_command"]
@@ -30,6 +31,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("stacks", nargs="*", metavar="STACK", type=Path, help="files or folders to open")
     parser.add_argument("--session", type=Path, metavar="F", help="the .e2sam file to go on with, or to begin")
     parser.add_argument("--model", metavar="M", help="name of a model, or a weights file (default: tiny)")
+    add_reading_arguments(parser)
     parser.set_defaults(run=_run_annotate)
 
 
@@ -40,6 +42,10 @@ def window_command(options: argparse.Namespace) -> list[str]:
         command += ["--session", str(options.session.absolute())]
     if options.model is not None:
         command += ["--model", options.model]
+    for name in ("channel_axis", "channel_names", "nodata"):
+        value = getattr(options, name)
+        if value is not None:
+            command.append(f"--{name.replace('_', '-')}={value}")
     return command
 
 

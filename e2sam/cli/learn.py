@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tqdm import tqdm
 
 from e2sam.cli.output import emit
+from e2sam.cli.stacks import add_reading_arguments
 from e2sam.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -54,11 +55,7 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="STACK_OR_DIR", help="stacks, folders of stacks, shift:DIR"
     )
-    parser.add_argument(
-        "--channel-axis", metavar="AXIS", help="position of the channel axis, or a letter for each axis"
-    )
-    parser.add_argument("--channel-names", metavar="A,B,C", help="names of all channels, in order")
-    parser.add_argument("--nodata", type=float, metavar="VALUE", help="stored value that means 'not measured'")
+    add_reading_arguments(parser)
     parser.add_argument("--teacher", default="tiny", metavar="M", help="tiny, vit_b, vit_l, vit_h or a file")
     parser.add_argument("--student", metavar="M", help="weights of the student's encoder, if not the teacher's")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="student to write, .safetensors")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from e2sam.cli.output import emit, progress
-from e2sam.cli.stacks import add_stack_arguments, stack_of
+from e2sam.cli.stacks import add_reading_arguments, add_stack_arguments, stack_of
 from e2sam.errors import E2SamError, PromptError, StackError
 
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
         epilog="example: e2sam predict scenes/ --model tiny --out labels/",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="STACK_OR_DIR", help="stacks, or folders of stacks")
-    parser.add_argument(
-        "--channel-axis", metavar="AXIS", help="position of the channel axis, or a letter for each axis"
-    )
-    parser.add_argument("--channel-names", metavar="A,B,C", help="names of all channels, in order")
-    parser.add_argument("--nodata", type=float, metavar="VALUE", help="stored value that means 'not measured'")
+    add_reading_arguments(parser)
     _add_model_arguments(parser)
     _add_automatic_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the label images")

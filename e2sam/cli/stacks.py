@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from e2sam.data.channels import ChannelScore, ChannelStatistics, Suggestion
     from e2sam.data.stack import ChannelSpec, ChannelStack
 
-__all__ = ["add_commands", "add_stack_arguments", "stack_of"]
+__all__ = ["add_commands", "add_reading_arguments", "add_stack_arguments", "stack_of"]
 
 # Up to this many values `info` looks at every one, else at a sample.
 _MAX_EXACT_VALUES = 1 << 26
@@ -49,6 +49,12 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the positional STACK and the options by which it is read; `stack_of` opens it."""
     parser.add_argument("stack", metavar="STACK", help="image file, zarr store, or folder of single-channel files")
+    add_reading_arguments(parser)
+    parser.add_argument("--scene", metavar="INDEX[,INDEX]", help="position on the axes before the channels (T, Z)")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a user may know of a file that the file does not say."""
     parser.add_argument(
         "--channel-axis",
         metavar="AXIS",
@@ -56,7 +62,6 @@ def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channel-names", metavar="A,B,C", help="names of all channels, in order")
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="stored value that means 'not measured'")
-    parser.add_argument("--scene", metavar="INDEX[,INDEX]", help="position on the axes before the channels (T, Z)")
 
 
 def stack_of(options: argparse.Namespace, *, whole: bool = False) -> ChannelStack:

@@ -9,6 +9,8 @@ import numpy as np
 from conftest import Window
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
+from napari_e2sam._convert import STACK_KEY
+from napari_e2sam._reader import read
 
 
 def test_layers_of_any_kind_become_stacks(window: Any) -> None:
@@ -57,6 +59,23 @@ def test_layers_of_any_kind_become_stacks(window: Any) -> None:
     assert window.canvas.objects_layer.data[20, 20] == 1
 
 
+def test_an_unclear_channel_axis_is_asked_for(window: Any, tmp_path: Path) -> None:
+    path = tmp_path / "unclear.npy"
+    np.save(path, np.random.default_rng(0).uniform(0, 1, (4, 6, 60, 70)))
+    for data, settings, _ in read(str(path)):
+        window.viewer.add_image(data, **settings)
+    window.wait(lambda: window.state.is_encoded)
+    panel = window.panels.stack
+    assert "is a guess" in panel.warning.text()
+    texts = [panel.axis.itemText(position) for position in range(panel.axis.count())]
+    panel.axis_chosen.emit(texts.index("axis 1: 6 channels"))
+    window.wait(lambda: window.state.is_encoded and len(window.state.rows) == 6)
+    assert panel.warning.text() == ""
+    # One who knows says so at once.
+    (layer,) = read(str(path), channel_axis=0)
+    assert layer[1]["metadata"][STACK_KEY].num_channels == 4
+
+
 def test_a_session_goes_on_in_another_viewer(
     make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path
 ) -> None:
@@ -94,6 +113,10 @@ def test_a_session_goes_on_in_another_viewer(
 
 def test_an_unused_session_leaves_no_file(window: Any, own_sessions: Path) -> None:
     assert len(list(own_sessions.glob("*.e2sam"))) == 1
+    # A layer without a file has its pixels kept beside the session, and they go with it.
+    window.viewer.add_image(np.random.default_rng(0).uniform(0, 1, (3, 60, 70)), rgb=False)
+    window.wait(lambda: window.state.is_encoded)
+    assert len(list(own_sessions.glob("*.stacks/*.npz"))) == 1
     window.close()
     assert list(own_sessions.iterdir()) == []
 

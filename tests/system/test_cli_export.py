@@ -95,7 +95,8 @@ def test_the_window_is_its_own_program(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(annotate.subprocess, "run", run)
     monkeypatch.chdir(tmp_path)
-    assert main(["annotate", "a.tif", "--session", "s.e2sam", "--model", "tiny"]) == 0
+    call = ["annotate", "a.tif", "--session", "s.e2sam", "--model", "tiny", "--channel-axis", "-1"]
+    assert main(call) == 0
     assert started == [
         [
             sys.executable,
@@ -106,6 +107,7 @@ def test_the_window_is_its_own_program(tmp_path: Path, monkeypatch: pytest.Monke
             str(tmp_path / "s.e2sam"),
             "--model",
             "tiny",
+            "--channel-axis=-1",
         ]
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from e2sam.errors import StackError
+from e2sam.errors import AxisError, StackError
 
 __all__ = ["AxisOrder", "resolve_axes"]
 
@@ -46,7 +46,9 @@ def resolve_axes(shape: tuple[int, ...], axes: str = "", channel_axis: int | str
     Raises
     ------
     StackError
-        If there are too few or too many axes, one is empty, or more than one reading is possible, which are named.
+        If there are too few or too many axes, or one is empty.
+    AxisError
+        If more than one reading is possible; they are named.
     """
     if len(shape) < 2 or 0 in shape:
         raise StackError(f"Expected an image with rows and columns, got an array of shape {shape}.")
@@ -145,9 +147,9 @@ def _clear_channels(shape: tuple[int, ...]) -> list[int]:
     return places
 
 
-def _ambiguous(shape: tuple[int, ...], choices: Iterable[int]) -> StackError:
+def _ambiguous(shape: tuple[int, ...], choices: Iterable[int]) -> AxisError:
     named = [str(axis) for axis in choices]
-    return StackError(
+    return AxisError(
         f"Expected to know which axis of shape {shape} holds the channels, and the file does not say: "
         f"give channel_axis {' or '.join(named)} (--channel-axis), or a letter for each axis, such as "
         f"{'TZCYX'[-len(shape) :] if len(shape) <= 5 else 'CYX'!r}."

@@ -114,7 +114,7 @@ def _read_file(path: Path, channel_axis: int | str | None, num_named: int = 0) -
     try:
         order = resolve_axes(tuple(int(length) for length in raw.data.shape), raw.axes, channel_axis)
     except StackError as error:
-        raise StackError(f"{path.name}: {error}") from None
+        raise type(error)(f"{path.name}: {error}") from None
     return _stack_of(raw, order, path, num_named)
 
 
