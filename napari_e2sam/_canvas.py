@@ -375,9 +375,14 @@ class Canvas:
         """Bring a box into view where it is not."""
         assert self._scene is not None
         centre = np.array(((box[1] + box[3]) / 2, (box[0] + box[2]) / 2)) * self._scene.scale + self._scene.translate
-        # napari 0.9 moved the camera into the scene; older ones have it on the viewer.
-        camera = self.viewer.scene.camera if hasattr(self.viewer, "scene") else self.viewer.camera
+        camera = self.camera
         camera.center = (camera.center[0], float(centre[0]), float(centre[1]))
+
+    @property
+    def camera(self) -> Any:
+        """The viewer's camera."""
+        # napari 0.9 moved the camera into the scene; older ones have it on the viewer.
+        return self.viewer.scene.camera if hasattr(self.viewer, "scene") else self.viewer.camera
 
     @property
     def view(self) -> Box | None:
@@ -450,16 +455,16 @@ class Canvas:
     def _on_paint(self, event: Any) -> None:
         if self._is_writing:
             return
-        parts = [atom[0] for atom in event.value]
-        rows = np.concatenate([np.atleast_1d(part[-2]) for part in parts])
-        columns = np.concatenate([np.atleast_1d(part[-1]) for part in parts])
+        strokes = [_stroke(atom, event.source.data.shape) for atom in event.value]
+        rows = np.concatenate([stroke[0] for stroke in strokes])
+        columns = np.concatenate([stroke[1] for stroke in strokes])
         if rows.size == 0:
             return
         x0, y0, x1, y1 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
         after = np.array(event.source.data[y0:y1, x0:x1])
         # napari tells of some strokes before it has written them.
-        for place, _, value in event.value:
-            after[place[-2] - y0, place[-1] - x0] = value
+        for stroke_rows, stroke_columns, value in strokes:
+            after[stroke_rows - y0, stroke_columns - x0] = value
         self._has_labels = True
         self.painted.emit((x0, y0, x1, y1), after)
 
@@ -501,6 +506,21 @@ class Canvas:
             else int(step[first + axis])
             for axis in range(len(leading))
         )
+
+
+def _stroke(atom: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Any]:
+    """Rows, columns and new label of one of napari's strokes: (index arrays, old, new), or a masked box.
+
+    Since napari 0.9 the brush, fill and polygon give a box of slices, a mask in it or None for all of it, and what was
+    there before.
+    """
+    place, value = atom[0], atom[-1]
+    if not isinstance(place[-1], slice):
+        return np.atleast_1d(place[-2]), np.atleast_1d(place[-1]), value
+    (top, bottom, _), (left, right, _) = (part.indices(length) for part, length in zip(place, shape, strict=True))
+    mask = np.ones((bottom - top, right - left), bool) if atom[1] is None else np.asarray(atom[1], bool)
+    rows, columns = np.nonzero(mask.reshape(bottom - top, right - left))
+    return rows + top, columns + left, value
 
 
 def bind_all(layer_or_viewer: Any, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QInputDialog
 
 from e2sam.data.masks import Box, MaskCrop
@@ -244,6 +245,14 @@ class ObjectControl:
         except E2SamError as error:
             self._work.canvas.draw_labels(box, before)
             self._work.fail(str(error))
+        # napari writes some strokes only after it has told of them: what the session holds is drawn once more.
+        place = session.place
+        QTimer.singleShot(0, lambda: self._settle(place, box))
+
+    def _settle(self, place: tuple[int, tuple[int, ...]], box: Box) -> None:
+        session = self._work.session
+        if session.file.is_open and session.has_stack and session.place == place:
+            self._work.canvas.draw_labels(box, session.file.labels_in(*place, box))
 
     # -- drawing -------------------------------------------------------------------------------------------------------
 
@@ -287,7 +296,7 @@ class ObjectControl:
         if all(record.id != session.class_id for record in classes):
             session.class_id = classes[0].id
         current = next(record.name for record in classes if record.id == session.class_id)
-        self._panel.set_classes([record.name for record in classes], current)
+        self._panel.set_classes([record.name for record in classes], current, [record.colour for record in classes])
 
     def _show_history(self) -> None:
         file = self._work.session.file

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
@@ -22,6 +23,13 @@ from napari_e2sam.widgets.prompts import PromptsPanel
 __all__ = ["PromptControl"]
 
 _SCRIBBLE_POINTS = 8
+_HINTS = {
+    "points": "Left click: inside.  Right click: outside.",
+    "box": "Drag a box around the object.",
+    "scribble": "Click along the object, double-click to end.",
+    "move": "Select points, drag them, or press Delete.",
+    "": "Another layer is active: Points (P) goes on here.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +63,7 @@ class PromptControl:
         canvas.points_changed.connect(self._on_points)
         canvas.box_drawn.connect(self._on_box)
         canvas.line_drawn.connect(self._on_line)
-        canvas.tool_changed.connect(panel.set_tool)
+        canvas.tool_changed.connect(self._on_tool)
         work.session.changed.connect(self._on_change)
         work.state.encoded.connect(self._on_encoded)
         work.state.scene_changed.connect(self._on_scene)
@@ -65,14 +73,10 @@ class PromptControl:
     def take_tool(self, name: str) -> None:
         """Arm a tool."""
         self._work.canvas.take_tool(name)
-        self._panel.set_hint(
-            {
-                "points": "Left click: inside.  Right click: outside.",
-                "box": "Drag a box around the object.",
-                "scribble": "Click along the object, double-click to end.",
-                "move": "Select points, drag them, or press Delete.",
-            }[name]
-        )
+
+    def _on_tool(self, name: str) -> None:
+        self._panel.set_tool(name)
+        self._panel.set_hint(_HINTS[name])
 
     def set_hover(self, on: bool) -> None:
         """Switch the preview under the pointer."""
@@ -110,7 +114,13 @@ class PromptControl:
         self._work.canvas.take_tool("points")
 
     def _on_line(self, line: NDArray[np.float32]) -> None:
+        # napari is still at drawing the line when it tells of it, and the line is to go.
+        QTimer.singleShot(0, lambda: self._take_line(line))
+
+    def _take_line(self, line: NDArray[np.float32]) -> None:
         """A scribble becomes points spread evenly along it."""
+        if not self._work.session.file.is_open:
+            return
         steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
         length = np.concatenate(([0.0], np.cumsum(steps)))
         at = np.linspace(0, length[-1], _SCRIBBLE_POINTS)

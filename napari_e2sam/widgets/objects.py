@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import QItemSelectionModel, Qt, Signal
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
@@ -158,12 +159,14 @@ class ObjectsPanel(QWidget):
         self.view.viewport().update()
         self._update_enabled()
 
-    def set_classes(self, names: Sequence[str], current: str) -> None:
-        """Show the classes that there are."""
+    def set_classes(self, names: Sequence[str], current: str, colours: Sequence[str] = ()) -> None:
+        """Show the classes that there are, each with its colour "#rrggbb"."""
         with signals_blocked(self.classes):
             self.classes.clear()
             for position, name in enumerate(names):
                 self.classes.addItem(name)
+                if position < len(colours):
+                    self.classes.setItemData(position, QColor(colours[position]), Qt.ItemDataRole.DecorationRole)
                 if position < 9:
                     self.classes.setItemData(position, f"Ctrl+{position + 1}", Qt.ItemDataRole.ToolTipRole)
             self.classes.setCurrentIndex(list(names).index(current) if current in names else -1)

@@ -22,11 +22,16 @@ def _canvas_widget(viewer: Any) -> Any:
     return found[0]
 
 
-def _click(window: Any, x: float, y: float, button: Any = Qt.MouseButton.LeftButton) -> None:
+def _place(window: Any, x: float, y: float) -> tuple[Any, QPoint]:
+    """The canvas, and where on it a pixel (x, y) of the image lies."""
     native = _canvas_widget(window.viewer)
     camera = window.viewer.scene.camera
     offset = (np.array([y - 0.5, x - 0.5]) - np.array(camera.center[-2:])) * camera.zoom
-    at = QPoint(round(native.width() / 2 + offset[1]), round(native.height() / 2 + offset[0]))
+    return native, QPoint(round(native.width() / 2 + offset[1]), round(native.height() / 2 + offset[0]))
+
+
+def _click(window: Any, x: float, y: float, button: Any = Qt.MouseButton.LeftButton) -> None:
+    native, at = _place(window, x, y)
     QTest.mouseMove(native, at)
     QTest.mouseClick(native, button, Qt.KeyboardModifier.NoModifier, at)
 
@@ -67,3 +72,15 @@ def test_main_job_with_the_mouse(window: Any, stack: ChannelStack, qtbot: Any) -
     assert not window.canvas.objects_layer.data.any()
     assert len(window.session.draft.prompts.points) == 2
     assert window.canvas.mask_layer.data[30, 33] == 1
+
+    # A scribble: clicks along the object, and a double-click at its end.
+    window.controller.do("clear")
+    window.controller.do("tool scribble")
+    for x, y in ((20.5, 50.5), (30.5, 56.5), (44.5, 50.5)):
+        _click(window, x, y)
+        qtbot.wait(50)
+    native, at = _place(window, 44.5, 50.5)
+    QTest.mouseDClick(native, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, at)
+    window.wait(lambda: len(window.session.draft.prompts.points) == 8 and window.session.draft.candidates)
+    assert np.allclose(window.session.draft.prompts.points[0], (20.5, 50.5), atol=1.0)
+    assert len(window.viewer.layers.selection.active.data) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qtpy.QtCore import Qt
 
 from e2sam.data.stack import ChannelStack
 from napari_e2sam.widgets.export import ExportRequest
@@ -44,6 +45,8 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     assert [row.id for row in objects.table.rows] == [1, 2]
     assert _labels(window)[60, 60] == 2
     window.controller.objects.add_class("cell")
+    colours = [objects.classes.itemData(at, Qt.ItemDataRole.DecorationRole).name() for at in range(2)]
+    assert colours == [record.colour.lower() for record in window.session.file.classes()]
     objects.choose([2])
     window.controller.objects.choose_class("cell")
     assert {row.id: row.class_name for row in objects.table.rows} == {1: "object", 2: "cell"}
@@ -75,6 +78,18 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     assert window.session.file.object(9).area == 2
     do("undo")
     assert not (_labels(window) == 9).any()
+    _agree(window)
+
+    # So is what the brush and the bucket do.
+    layer.brush_size = 5
+    layer.paint((74, 74), 11)
+    assert window.session.file.object(11).area == np.count_nonzero(_labels(window) == 11) > 10
+    layer.fill((74, 74), 12)
+    assert window.session.file.object(12).area == np.count_nonzero(_labels(window) == 12) > 10
+    _agree(window)
+    do("undo")
+    do("undo")
+    assert not np.isin(_labels(window), (11, 12)).any()
     _agree(window)
 
     # Split gives one object for each part.
@@ -123,11 +138,13 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     # A box, as drawn.
     do("clear")
     do("tool box")
+    assert "Drag a box" in window.panels.prompts.hint.text()
     shapes = window.viewer.layers.selection.active
     shapes.add_rectangles(np.array([[10.0, 20.0], [10.0, 50.0], [40.0, 50.0], [40.0, 20.0]]))
     window.wait(lambda: window.session.draft.candidates)
     assert window.session.draft.prompts.box.tolist() == [20.5, 10.5, 50.5, 40.5]
     assert window.canvas.mask_layer.data[30, 30] == 1
+    assert "Left click" in window.panels.prompts.hint.text()
 
     # Which channel matters.
     window.controller.prompts.leave_one_out()
