@@ -39,7 +39,7 @@ class Worklist:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._paths = session.worklist
+        self._paths = session.worklist or _images_of(session)
         self._position = 0 if self._paths else -1
 
     def open(self, source: Path | Sequence[Path]) -> None:
@@ -144,6 +144,14 @@ class Worklist:
             for path in record.paths:
                 states[path] = "done" if record.is_done else "begun" if record.id in begun else "new"
         return states
+
+
+def _images_of(session: Session) -> tuple[Path, ...]:
+    """The image files that a session has been about, where they are several: the way back to each of them."""
+    kept = session.path.with_suffix(".stacks")
+    single = [record.paths[0] for record in session.stacks() if len(record.paths) == 1]
+    files = tuple(path for path in single if path.parent != kept)
+    return files if len(files) > 1 else ()
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:

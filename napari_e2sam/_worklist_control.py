@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari.layers import Image
-from qtpy.QtCore import QProcess, QProcessEnvironment
+from qtpy.QtCore import QCoreApplication, QProcess, QProcessEnvironment
 
 from e2sam.data.session import Change
 from e2sam.errors import E2SamError
@@ -53,10 +53,13 @@ class WorklistControl:
     def close(self) -> None:
         """End the background encoding."""
         if self._process is not None:
-            self._process.finished.disconnect(self._on_finished)
-            self._process.kill()
-            self._process.waitForFinished(2000)
-            self._process = None
+            process, self._process = self._process, None
+            process.finished.disconnect(self._on_finished)
+            # Qt must not take down an object whose process still runs: it goes when the process has.
+            process.setParent(QCoreApplication.instance())
+            process.finished.connect(process.deleteLater)
+            process.kill()
+            process.waitForFinished(2000)
 
     def open_folder(self, folder: Path) -> None:
         """Take a folder as the worklist and show its first image that is not done."""

@@ -55,6 +55,13 @@ def test_images_come_in_the_order_of_their_numbers(folder: Path, tmp_path: Path)
         images_in(folder / "notes.txt")
 
 
+def test_the_images_of_a_session_are_its_worklist_where_it_has_none(folder: Path, session: Session) -> None:
+    session.add_stack(read_stack(folder / "b2.tif"))
+    assert Worklist(session).items == ()
+    session.add_stack(read_stack(folder / "b1.tif"))
+    assert [item.path.name for item in Worklist(session).items] == ["b2.tif", "b1.tif"]
+
+
 def test_next_previous_done_remaining(folder: Path, session: Session) -> None:
     worklist = Worklist(session)
     assert (worklist.current, worklist.remaining, worklist.next_to_do()) == (None, 0, None)
