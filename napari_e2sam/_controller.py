@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from napari.components import ViewerModel
-from napari.layers import Image
 
 from e2sam.errors import E2SamError
 from napari_e2sam._canvas import Canvas, bind_all
 from napari_e2sam._carry_control import CarryControl
-from napari_e2sam._convert import AXIS_KEY, STACK_KEY
 from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
@@ -22,6 +20,7 @@ from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._object_control import ObjectControl
 from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
 from napari_e2sam._prompt_control import PromptControl
+from napari_e2sam._reopen_control import ReopenControl
 from napari_e2sam._sample_data import motorcycle
 from napari_e2sam._session import SessionModel
 from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, shortcuts_with
@@ -81,6 +80,7 @@ class Controller:
         self.session = SessionModel(session)
         self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), say)
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
+        self.reopening = ReopenControl(panels.stack, self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
@@ -103,7 +103,7 @@ class Controller:
     def start(self, model: str = "tiny") -> None:
         """Load a model and look at the layers that are there."""
         self.encoding.start(model)
-        self._reopen()
+        self.reopening.start()
         self.stack.start()
 
     def close(self, remove_layers: bool = False) -> None:
@@ -115,6 +115,7 @@ class Controller:
         self.learning.close()
         self.worklist.close()
         self.stack.close()
+        self.reopening.close()
         self.work.engine.close()
         self.work.tasks.close()
         self.work.canvas.close(remove_layers)
@@ -133,20 +134,6 @@ class Controller:
         for data, settings, _ in layers:
             if not settings.get("metadata", {}).get("e2sam_composite"):
                 self.viewer.add_image(data, **settings)
-
-    def _reopen(self) -> None:
-        """Bring back the stack that was in front of the user when the session was closed."""
-        active = self.session.file.active
-        if active is None or any(isinstance(layer, Image) for layer in self.viewer.layers):
-            return
-        stack_id, _ = active
-        record = self.session.file.stack(stack_id)
-
-        def show(stack: Any) -> None:
-            metadata = {STACK_KEY: stack, AXIS_KEY: record.reading.get("channel_axis")}
-            self.viewer.add_image(stack.data, name=record.name, metadata=metadata, rgb=False)
-
-        self.work.tasks.run(lambda: self.session.file.load_stack(stack_id), show, self.work.fail)
 
     def _named_actions(self) -> dict[str, Callable[[], Any]]:
         actions: dict[str, Callable[[], Any]] = {

@@ -30,6 +30,8 @@ class StackPanel(QWidget):
     layers_chosen = Signal(list)  # keys of the ticked layers
     axis_chosen = Signal(int)  # position in the choices given to set_axes
     sample_asked = Signal()
+    find_asked = Signal()  # the user wants to say where the image is now
+    accept_asked = Signal()  # the image may be used as it is now
     alignment_asked = Signal()
     correction_asked = Signal()
     blink_asked = Signal(bool)
@@ -45,6 +47,7 @@ class StackPanel(QWidget):
         self.set_layers(())
         self.set_worklist(0, 0, 0, False)
         self.set_alignment("", False)
+        self.set_lost("")
 
     def _build(self) -> None:
         self.layers = QListWidget(objectName="layers")
@@ -55,6 +58,10 @@ class StackPanel(QWidget):
         self.warning = QLabel(wordWrap=True)
         self.warning.setStyleSheet("color: #e0a030;")
         self.sample = QPushButton("Open the sample", objectName="sample")
+        self.lost = QLabel(wordWrap=True)
+        self.lost.setStyleSheet("color: #e0a030;")
+        self.find = QPushButton("Find it...", objectName="find_image")
+        self.accept = QPushButton("Use as it is now", objectName="accept_image")
         self.align = QPushButton("Check alignment", objectName="alignment")
         self.correct = QPushButton("Correct", objectName="correct")
         self.blink = QPushButton("Blink", objectName="blink", checkable=True)
@@ -74,6 +81,11 @@ class StackPanel(QWidget):
         layout.addWidget(self.summary)
         layout.addWidget(self.warning)
         layout.addWidget(self.sample)
+        layout.addWidget(self.lost)
+        answers = QHBoxLayout()
+        for button in (self.find, self.accept):
+            answers.addWidget(button)
+        layout.addLayout(answers)
         row = QHBoxLayout()
         for button in (self.align, self.correct, self.blink):
             row.addWidget(button)
@@ -89,6 +101,8 @@ class StackPanel(QWidget):
         self.layers.itemChanged.connect(self._on_item_changed)
         self.axis.activated.connect(self.axis_chosen)
         self.sample.clicked.connect(lambda: self.sample_asked.emit())
+        self.find.clicked.connect(lambda: self.find_asked.emit())
+        self.accept.clicked.connect(lambda: self.accept_asked.emit())
         self.align.clicked.connect(lambda: self.alignment_asked.emit())
         self.correct.clicked.connect(lambda: self.correction_asked.emit())
         self.blink.toggled.connect(self.blink_asked)
@@ -125,6 +139,13 @@ class StackPanel(QWidget):
         self.summary.setText(text)
         self.warning.setText(warning)
         self.warning.setVisible(bool(warning))
+
+    def set_lost(self, text: str, can_accept: bool = False) -> None:
+        """Show that the session's image has moved or changed, and what can be done; "" when it is there again."""
+        self.lost.setText(text)
+        self.lost.setVisible(bool(text))
+        self.find.setVisible(bool(text))
+        self.accept.setVisible(bool(text) and can_accept)
 
     def set_alignment(self, text: str, can_correct: bool) -> None:
         """Show the result of the alignment check."""

@@ -94,8 +94,8 @@ class StackActions(SessionCore):
             raise SessionError(f"Expected a stack of the session ({_listed(records)}), got {stack_id}.")
         return records[stack_id]
 
-    def load_stack(self, stack_id: int) -> ChannelStack:
-        """Open a stack's files again, as they were read before, with its alignment applied.
+    def load_stack(self, stack_id: int, aligned: bool = True) -> ChannelStack:
+        """Open a stack's files again, as they were read before; with its alignment applied, unless as it is stored.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class StackActions(SessionCore):
                 f"Expected {record.name} of shape {shape}, got {tuple(stack.data.shape)}: it has changed."
             )
         stack = replace(stack, channels=record.channels)
-        return shifted(stack, record.alignment) if record.alignment else stack
+        return shifted(stack, record.alignment) if aligned and record.alignment else stack
 
     def missing_stacks(self) -> tuple[StackRecord, ...]:
         """Stacks whose files are not where they were."""

@@ -1,0 +1,135 @@
+"""Brings back the stack of a session that goes on, and asks about an image that has moved or changed meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Image
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog
+
+from e2sam.data.session import StackRecord
+from e2sam.data.stack import ChannelStack
+from e2sam.errors import E2SamError
+from napari_e2sam._convert import AXIS_KEY, STACK_KEY
+from napari_e2sam._state import Workplace
+from napari_e2sam.widgets.stack import StackPanel
+
+_REST_MS = 1000
+
+__all__ = ["ReopenControl"]
+
+
+class ReopenControl:
+    """Shows the stack that was in front of the user when the session was closed."""
+
+    def __init__(self, panel: StackPanel, work: Workplace) -> None:
+        self._panel = panel
+        self._work = work
+        self._stack_id = 0
+        panel.find_asked.connect(self._on_find_asked)
+        panel.accept_asked.connect(self.accept_changed)
+        work.state.scene_changed.connect(lambda: panel.set_lost(""))
+        # The camera tells of every step of a drag; its place is kept when it comes to rest.
+        self._resting = QTimer()
+        self._resting.setSingleShot(True)
+        self._resting.setInterval(_REST_MS)
+        self._resting.timeout.connect(self._keep_view)
+        self._camera_events = (work.canvas.camera.events.center, work.canvas.camera.events.zoom)
+        for event in self._camera_events:
+            event.connect(self._on_camera)
+
+    def close(self) -> None:
+        """Keep the view, and let go of the viewer."""
+        for event in self._camera_events:
+            event.disconnect(self._on_camera)
+        if self._resting.isActive():
+            self._resting.stop()
+            self._keep_view()
+
+    def start(self) -> None:
+        """Open the session's stack, where no image is open."""
+        active = self._work.session.file.active
+        if active is None or any(isinstance(layer, Image) for layer in self._work.viewer.layers):
+            return
+        self._stack_id = active[0]
+        self._open()
+
+    def find(self, path: Path) -> None:
+        """Say where the image is now: its file or folder, or the folder that holds its several files."""
+        file = self._work.session.file
+        try:
+            if len(file.stack(self._stack_id).paths) == 1:
+                file.relocate(self._stack_id, path)
+            # What moved was often moved together.
+            file.find_missing(path if path.is_dir() else path.parent)
+        except E2SamError as error:
+            self._work.fail(str(error))
+            return
+        self._open()
+
+    def accept_changed(self) -> None:
+        """Take the image as it is now; the objects stay where they are."""
+        try:
+            self._work.session.file.accept_changed(self._stack_id)
+        except E2SamError as error:
+            self._work.fail(str(error))
+            return
+        self._open()
+
+    def _on_find_asked(self) -> None:
+        record = self._work.session.file.stack(self._stack_id)
+        title = f"Where is {record.name} now?"
+        if len(record.paths) > 1 or record.paths[0].suffix.lower() in ("", ".zarr"):
+            path = QFileDialog.getExistingDirectory(self._panel, title, str(Path.home()))
+        else:
+            path, _ = QFileDialog.getOpenFileName(self._panel, title, str(Path.home()))
+        if path:
+            self.find(Path(path))
+
+    def _open(self) -> None:
+        file, stack_id = self._work.session.file, self._stack_id
+
+        def load() -> tuple[StackRecord, ChannelStack | None, bool]:
+            record = file.stack(stack_id)
+            if any(one.id == stack_id for one in file.missing_stacks()):
+                return record, None, False
+            if any(one.id == stack_id for one in file.changed_stacks()) and not file.is_read_only:
+                return record, None, True
+            # The Stack panel applies the alignment, to this as to every other layer.
+            return record, file.load_stack(stack_id, aligned=False), False
+
+        self._work.tasks.run(load, self._on_loaded, self._work.fail)
+
+    def _on_loaded(self, loaded: tuple[StackRecord, ChannelStack | None, bool]) -> None:
+        record, stack, is_changed = loaded
+        if stack is not None:
+            metadata: dict[str, Any] = {STACK_KEY: stack, AXIS_KEY: record.reading.get("channel_axis")}
+            self._work.viewer.add_image(stack.data, name=record.name, metadata=metadata, rgb=False)
+            self._restore_view()
+            return
+        what = "has changed since its objects were made" if is_changed else "is no longer where it was"
+        self._panel.set_lost(f"{record.name} {what}: {record.paths[0]}", can_accept=is_changed)
+        self._work.fail(f"{record.name} {what}: see Stack.")
+
+    # -- the part of the image that is seen ----------------------------------------------------------------------------
+
+    def _on_camera(self, event: Any) -> None:
+        if self._work.session.has_stack:
+            self._resting.start()
+
+    def _keep_view(self) -> None:
+        session, camera = self._work.session, self._work.canvas.camera
+        if session.has_stack and session.file.is_open and not session.file.is_read_only:
+            session.file.set_view({"centre": [float(value) for value in camera.center], "zoom": float(camera.zoom)})
+
+    def _restore_view(self) -> None:
+        view, session, viewer = self._work.session.file.view, self._work.session.file, self._work.viewer
+        active = session.active
+        if active is not None:
+            for axis, position in enumerate(active[1]):
+                viewer.dims.set_current_step(axis, position)
+        if "centre" in view and "zoom" in view:
+            camera = self._work.canvas.camera
+            camera.center, camera.zoom = tuple(view["centre"]), view["zoom"]

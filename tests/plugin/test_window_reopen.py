@@ -1,0 +1,69 @@
+"""A session goes on with its image as it was, moved, or changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import Window
+
+from e2sam.data.alignment import shifted
+from e2sam.data.io import read_stack, write_stack
+from e2sam.data.stack import ChannelStack
+
+
+def test_an_image_that_moved_or_changed_is_asked_for(
+    make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path
+) -> None:
+    path, image = tmp_path / "work.e2sam", tmp_path / "images" / "scene.tif"
+    image.parent.mkdir()
+    write_stack(image, stack)
+    viewer = make_napari_viewer(show=True)
+    window = Window(viewer, qtbot, session=path)
+    window.open(read_stack(image))
+    window.click(30, 30)
+    window.controller.do("accept")
+    window.session.file.set_alignment(1, {"nir": (3.0, 0.0)})
+    camera = window.canvas.camera
+    camera.center, camera.zoom = (0.0, 20.0, 25.0), 7.0
+    window.close()
+    viewer.layers.clear()
+
+    # Where it was: the channels that were aligned are shifted once.
+    window = Window(viewer, qtbot, session=path)
+    window.wait(lambda: window.state.is_encoded)
+    once = shifted(stack, {"nir": (3.0, 0.0)})
+    assert np.array_equal(window.state.scene.stack.read(), once.read(), equal_nan=True)
+    assert np.allclose(camera.center, (0.0, 20.0, 25.0))
+    assert np.isclose(camera.zoom, 7.0)
+    window.close()
+    viewer.layers.clear()
+
+    # Moved: the panel says so and asks; another image is refused.
+    moved = image.rename(tmp_path / "scene.tif")
+    other = write_stack(tmp_path / "other.tif", replace(stack, data=stack.data + 1))
+    window = Window(viewer, qtbot, session=path)
+    panel = window.panels.stack
+    window.wait(lambda: panel.find.isVisibleTo(panel))
+    assert "no longer where it was" in panel.lost.text()
+    assert not panel.accept.isVisibleTo(panel)
+    window.controller.reopening.find(other)
+    assert "another content" in window.widget.status.text()
+    window.controller.reopening.find(moved)
+    window.wait(lambda: window.state.is_encoded and len(window.session.objects) == 1)
+    assert not panel.find.isVisibleTo(panel)
+    window.close()
+    viewer.layers.clear()
+
+    # Changed: it is used only when the user says so, with the objects that were made on it.
+    write_stack(moved, replace(stack, data=stack.data * 2))
+    window = Window(viewer, qtbot, session=path)
+    panel = window.panels.stack
+    window.wait(lambda: panel.accept.isVisibleTo(panel))
+    assert "has changed" in panel.lost.text()
+    panel.accept.click()
+    window.wait(lambda: window.state.is_encoded)
+    assert [record.id for record in window.session.objects] == [1]
+    window.close()
