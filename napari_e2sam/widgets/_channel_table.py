@@ -149,23 +149,23 @@ class Filter(QSortFilterProxyModel):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._text = ""
-        self._wanted: set[int] | None = None
+        self._wanted: tuple[tuple[int, int], ...] = ()
 
     def set_text(self, text: str) -> None:
         """Filter by `text`; empty shows every row."""
         self._text = text.strip().lower()
-        self._wanted = None
+        self._wanted = ()
         if _RANGES.match(text):
             parts = [part.split("-") for part in text.split(",")]
-            self._wanted = {value for part in parts for value in range(int(part[0]), int(part[-1]) + 1)}
+            self._wanted = tuple((int(part[0]), int(part[-1])) for part in parts)
         self.invalidate()
 
     def filterAcceptsRow(self, source_row: int, source_parent: QModelIndex) -> bool:
         table = self.sourceModel()
         assert isinstance(table, ChannelTable)
         row = table.rows[source_row]
-        if self._wanted is not None:
-            return row.index in self._wanted or self._text in row.name.lower()
+        if self._wanted:
+            return any(first <= row.index <= last for first, last in self._wanted) or self._text in row.name.lower()
         return any(self._text in text.lower() for text in (row.name, row.role, row.unit))
 
 

@@ -27,7 +27,20 @@ from napari_e2sam.widgets._channel_table import ChannelTable, Column, Filter, Hi
 __all__ = ["ChannelsPanel"]
 
 _ROW_HEIGHT = 20
-_SHOWN_ROWS = 9
+_SHOWN_ROWS = 7
+_WIDTHS = {
+    Column.NAME: 80,
+    Column.ROLE: 54,
+    Column.UNIT: 32,
+    Column.RECIPE: 72,
+    Column.RANGE: 66,
+    Column.HISTOGRAM: 44,
+    Column.INVALID: 30,
+}
+_LEAST_NAME = 64
+_MORE_RANGE = 26
+# The borders of the table and its scroll bar.
+_FRAME = 20
 
 
 class ChannelsPanel(QWidget):
@@ -66,7 +79,7 @@ class ChannelsPanel(QWidget):
         header.setMinimumSectionSize(24)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setHighlightSections(False)
-        for column, width in enumerate((80, 54, 32, 72, 66, 40, 30)):
+        for column, width in _WIDTHS.items():
             self.view.setColumnWidth(column, width)
         # Names take what width there is; the table scrolls only where there is too little.
         header.setSectionResizeMode(Column.NAME, QHeaderView.ResizeMode.Stretch)
@@ -121,12 +134,28 @@ class ChannelsPanel(QWidget):
     def set_rows(self, rows: Sequence[ChannelRow]) -> None:
         """Show the channels of a stack."""
         self.table.set_rows(rows)
+        self._fit_columns(rows)
         shown = min(max(len(rows), 3), _SHOWN_ROWS)
         self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 12)
         many = len(rows) > _SHOWN_ROWS
         for widget in (self.filter, self.all, self.none):
             widget.setVisible(many)
         self._update_count()
+
+    def _fit_columns(self, rows: Sequence[ChannelRow]) -> None:
+        """Leave out columns that say nothing of these channels, so that names and ranges can be read."""
+        says = {
+            Column.ROLE: len({row.role for row in rows}) > 1,
+            Column.UNIT: any(row.unit for row in rows),
+            Column.INVALID: any(row.invalid > 0 for row in rows),
+        }
+        for column, is_shown in says.items():
+            self.view.setColumnHidden(column, bool(rows) and not is_shown)
+        self.view.setColumnWidth(
+            Column.RANGE, _WIDTHS[Column.RANGE] + (_MORE_RANGE if self.view.isColumnHidden(Column.ROLE) else 0)
+        )
+        others = (column for column in _WIDTHS if column != Column.NAME and not self.view.isColumnHidden(column))
+        self.view.setMinimumWidth(_LEAST_NAME + sum(self.view.columnWidth(column) for column in others) + _FRAME)
 
     def set_selection(self, selection: Sequence[int]) -> None:
         """Tick these channels."""

@@ -8,6 +8,7 @@ from qtpy.QtCore import QPoint
 from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QPushButton, QWidget
 
 from e2sam.data.stack import ChannelStack
+from napari_e2sam.widgets._channel_table import Column
 
 
 def _right_edges(column: QWidget) -> dict[str, int]:
@@ -22,6 +23,10 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     scroll = window.widget.scroll
     column, seen = scroll.widget(), scroll.viewport()
     QApplication.processEvents()
+    channels = window.panels.channels.view
+    # No channel of this stack has a unit, one has pixels that were not measured.
+    assert [channels.isColumnHidden(at) for at in (Column.UNIT, Column.INVALID)] == [True, False]
+    assert channels.columnWidth(Column.NAME) >= 60
     wanted = column.minimumSizeHint().width()
     window.controller.objects.add_class("a class whose name is longer than any list has room for")
     for x, y in ((20, 20), (60, 20), (60, 60), (20, 60)):
