@@ -236,7 +236,7 @@ class Scene:
     def is_measured(self) -> NDArray[np.bool_]:
         """(C,) which channels have a valid pixel."""
         _, valid = sample_pixels(self.sample)
-        found: NDArray[np.bool_] = valid.any(axis=(1, 2))
+        found: NDArray[np.bool_] = np.asarray(valid.any(axis=(1, 2)))
         for index in np.flatnonzero(~found):
             # The few pixels that are valid may lie between those of the sample.
             found[index] = self.sample.valid_of(self.sample.read(channels=[int(index)]), [int(index)]).any()
