@@ -14,6 +14,7 @@ from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, Change, Conditions, Draft
 from e2sam.errors import E2SamError
+from napari_e2sam._frames import FrameHold
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import CandidateRow, ShareRow
 from napari_e2sam._state import Workplace
@@ -30,6 +31,10 @@ _HINTS = {
     "move": "Select points, drag them, or press Delete.",
     "": "Another layer is active: Points (P) goes on here.",
 }
+# A mask that takes longer than this is drawn after its point, and not with it.
+_MOST_HELD_MS = 90
+# Shares are asked for when the mask is on the screen: until then the processor is wanted for drawing it.
+_SHARES_AFTER_MS = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +57,11 @@ class PromptControl:
         self._is_preview = False
         self._shows_doubt = False
         self._predicts_after_encoding = False
+        self._frames = FrameHold(panel)
+        self._sharing = QTimer(panel)
+        self._sharing.setSingleShot(True)
+        self._sharing.setInterval(_SHARES_AFTER_MS)
+        self._sharing.timeout.connect(self._ask_shares)
         panel.tool_chosen.connect(self.take_tool)
         panel.candidate_chosen.connect(self.choose_candidate)
         panel.clear_asked.connect(self.clear)
@@ -196,16 +206,21 @@ class PromptControl:
         if self._refines and shown is not None:
             body["around"] = list(shown.box)
             arrays = {}
+        self._frames.hold(_MOST_HELD_MS)
         work.engine.request(
             Request(
                 "predict",
                 body,
                 arrays,
                 done=lambda message: self._on_predicted(message, place, prompts, conditions),
-                failed=work.fail,
+                failed=self._on_failed,
                 lane="predict",
             )
         )
+
+    def _on_failed(self, text: str) -> None:
+        self._frames.release()
+        self._work.fail(text)
 
     def _request_of(self, prompts: Prompts) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         body: dict[str, Any] = {
@@ -228,6 +243,7 @@ class PromptControl:
         self._answered = _Answered(prompts.points, message.arrays["logits"])
         self._work.say("", "info")
         self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions))
+        self._frames.release()
 
     def choose_candidate(self, position: int) -> None:
         """Show another candidate, counted from 0."""
@@ -275,8 +291,10 @@ class PromptControl:
 
     # -- what each channel has to do with it ---------------------------------------------------------------------------
 
-    def _ask_shares(self, draft: Draft) -> None:
-        names = self._work.state.names
+    def _ask_shares(self) -> None:
+        names, draft = self._work.state.names, self._work.session.draft
+        if not draft.candidates:
+            return
         if len(names) < 2 or not self._work.state.is_encoded:
             self._panel.set_shares((), "")
             return
@@ -331,6 +349,7 @@ class PromptControl:
 
     def _on_scene(self) -> None:
         self._answered = None
+        self._panel.forget_shares()
         self._show()
         self.take_tool("points")
 
@@ -360,10 +379,11 @@ class PromptControl:
         self._panel.set_can_clear(not draft.is_empty)
         if self._shows_doubt:
             self._show_doubt(draft)
-        if candidate is None:
+        self._sharing.stop()
+        if draft.is_empty:
             self._panel.set_shares((), "")
-        elif self._answered is not None:
-            self._ask_shares(draft)
+        elif candidate is not None and self._answered is not None:
+            self._sharing.start()
 
 
 def next_click(masks: Sequence[MaskCrop]) -> tuple[Box, NDArray[np.float32], tuple[float, float]]:

@@ -183,7 +183,9 @@ class SegmentWidget(QWidget):
     def say(self, text: str, kind: str) -> None:
         """Show one line about what happens."""
         self.status.setText(text)
-        self.status.setStyleSheet(_STATUS_COLOURS[kind])
+        # Qt styles and lays out the whole dock again for a style sheet, even for the same one.
+        if self.status.styleSheet() != _STATUS_COLOURS[kind]:
+            self.status.setStyleSheet(_STATUS_COLOURS[kind])
 
     def _on_session(self) -> None:
         path = self.controller.session.path

@@ -22,6 +22,7 @@ from napari_e2sam._rows import CandidateRow, ShareRow, area_text
 
 __all__ = ["PromptsPanel", "ShareBars"]
 
+_BUTTON_HEIGHT = 27
 _TOOLS = (("points", "Points"), ("box", "Box"), ("scribble", "Scribble"), ("move", "Edit"))
 
 
@@ -44,7 +45,7 @@ class PromptsPanel(QWidget):
         self._connect()
         self.set_tool("points")
         self.set_candidates((), 0)
-        self.set_shares((), "")
+        self.forget_shares()
 
     def _build(self) -> None:
         self.tools: dict[str, QPushButton] = {}
@@ -60,7 +61,12 @@ class PromptsPanel(QWidget):
         self.candidates = [QPushButton(checkable=True, objectName="candidates") for _ in range(3)]
         self._candidate_group = QButtonGroup(self)
         for index, button in enumerate(self.candidates):
-            button.setMinimumWidth(40)
+            # As high when it is checked as when it is not, which style sheets make lower by two pixels.
+            button.setMinimumSize(40, _BUTTON_HEIGHT)
+            policy = button.sizePolicy()
+            # Every click hides and shows some: nothing may move for it, and nothing else be drawn again.
+            policy.setRetainSizeWhenHidden(True)
+            button.setSizePolicy(policy)
             self._candidate_group.addButton(button, index)
         self.accept = QPushButton("Accept (A)", objectName="accept")
         self.clear = QPushButton("Clear (C)", objectName="clear")
@@ -140,6 +146,10 @@ class PromptsPanel(QWidget):
         """Show a bar for each channel."""
         self.bars.set_rows(rows, title)
 
+    def forget_shares(self) -> None:
+        """Take the bars away, with the room that they had."""
+        self.bars.forget()
+
     def set_hover(self, on: bool) -> None:
         """Show whether the preview on hover is on."""
         with signals_blocked(self.hover):
@@ -156,19 +166,30 @@ class ShareBars(QWidget):
         super().__init__(parent)
         self._rows: tuple[ShareRow, ...] = ()
         self._title = ""
+        self._room = 0
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
     def set_rows(self, rows: Sequence[ShareRow], title: str) -> None:
-        """Show these shares under a title; nothing hides the widget."""
+        """Show these shares under a title; none leaves the room empty, so that no panel moves between two clicks."""
         self._rows = tuple(sorted(rows, key=lambda row: -row.share)[: self._MOST])
         self._title = title if len(rows) <= self._MOST else f"{title} ({self._MOST} of {len(rows)} shown)"
-        self.setVisible(bool(self._rows))
         self.setToolTip("\n".join(f"{row.name}: {row.share:.3f}" for row in rows[:40]))
-        self.updateGeometry()
+        self._give_room(max(self._room, len(self._rows)))
         self.update()
 
+    def forget(self) -> None:
+        """Show nothing and take no room."""
+        self._rows, self._title = (), ""
+        self._give_room(0)
+
+    def _give_room(self, rows: int) -> None:
+        if rows != self._room:
+            self._room = rows
+            self.updateGeometry()
+        self.setVisible(rows > 0)
+
     def sizeHint(self) -> QSize:
-        return QSize(200, self._ROW * (len(self._rows) + 1) + 4)
+        return QSize(200, self._ROW * (self._room + 1) + 4)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)

@@ -45,3 +45,26 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     scroll.setMinimumWidth(0)
     scroll.setMaximumWidth(300)
     window.wait(lambda: seen.width() <= 300 and column.width() == seen.width())
+
+
+def test_no_panel_moves_between_clicks(window: Any, stack: ChannelStack) -> None:
+    window.viewer.window.resize(1280, 800)
+    window.open(stack)
+    window.tick("nir", "red")
+
+    def places() -> dict[str, Any]:
+        QApplication.processEvents()
+        sections = {name: section.geometry().getRect() for name, section in window.widget.sections.items()}
+        return sections | {button.objectName(): button.geometry().getRect() for button in shown}
+
+    shown = window.panels.prompts.findChildren(QPushButton)
+    bars = window.panels.prompts.bars
+    for x in (20, 60):
+        window.click(x, 20)
+        window.wait(lambda: len(bars._rows) == 2)
+        if x == 20:
+            before = places()
+        assert places() == before
+        window.controller.do("accept")
+        assert places() == before
+        assert bars._rows == ()
