@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QInputDialog
 
-from e2sam.data.masks import Box, MaskCrop
+from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.session import Change, NewObject, ObjectRecord
 from e2sam.errors import E2SamError
 from napari_e2sam._jobs import Request
@@ -22,6 +23,10 @@ from napari_e2sam.widgets.objects import ObjectsPanel
 
 __all__ = ["ObjectControl"]
 
+# Objects that change together are drawn by squares of this side, as many in one turn as fit into the time.
+_SQUARE = 512
+_DRAWING_S = 0.03
+
 
 class ObjectControl:
     """Shows the objects of the session and does with them what the user asks; every action is undoable."""
@@ -30,6 +35,10 @@ class ObjectControl:
         self._panel = panel
         self._work = work
         self._everything: tuple[int, tuple[int, ...]] | None = None
+        self._waiting: list[Box] = []
+        self._drawing = QTimer()
+        self._drawing.setInterval(0)
+        self._drawing.timeout.connect(self._draw_waiting)
         self._actions: dict[str, Callable[[], None]] = {
             "edit": self.edit,
             "delete": self.delete,
@@ -216,15 +225,21 @@ class ObjectControl:
         class_id = self._work.session.class_id
         work = self._work
 
-        def add(found: list[NewObject]) -> None:
+        def add() -> int:
+            found = objects_of(labels, taken, class_id, corner)
             if place is not None and found:
-                self._try(lambda: work.session.file.accept_many(*place, found))
-            work.say(f"{len(found)} objects found; they wait for your review.", "info")
+                work.session.file.accept_many(*place, found)
+            return len(found)
+
+        def show(count: int) -> None:
+            work.session.tell()
+            work.say(f"{count} objects found; they wait for your review.", "info")
 
         if taken is not None and window is not None:
             taken = taken[window[1] : window[3], window[0] : window[2]]
         corner = (0, 0) if window is None else window[:2]
-        work.tasks.run(lambda: objects_of(labels, taken, class_id, corner), add, work.fail)
+        # Writing hundreds of masks takes too long for the window's own thread.
+        work.tasks.run(add, show, work.fail)
 
     def _objects_mask(self, place: tuple[int, tuple[int, ...]] | None) -> NDArray[np.bool_] | None:
         layer = self._work.canvas.objects_layer
@@ -262,17 +277,37 @@ class ObjectControl:
             return
         if change.kind == "refresh":
             self._draw_all()
-        for region in change.regions:
-            if (region.stack_id, region.plane) == session.place:
-                self._work.canvas.draw_labels(region.box, session.file.labels_in(*session.place, region.box))
+        here = [region.box for region in change.regions if (region.stack_id, region.plane) == session.place]
+        if here:
+            self._waiting += squares_of(here)
+            self._draw_waiting()
         if change.has_classes or change.kind == "refresh":
             self._show_classes()
         if change.objects or change.has_classes or change.kind == "refresh":
             self._show_rows()
         self._show_history()
 
+    def close(self) -> None:
+        """Draw no more; the timer ends at its next turn."""
+        self._waiting.clear()
+
+    def _draw_waiting(self) -> None:
+        """Draw what has changed, for as long as the window may be held; the rest in its next turns."""
+        session = self._work.session
+        end = perf_counter() + _DRAWING_S
+        while self._waiting and session.has_stack:
+            box = self._waiting.pop(0)
+            self._work.canvas.draw_labels(box, session.file.labels_in(*session.place, box))
+            if perf_counter() > end:
+                break
+        if self._waiting:
+            self._drawing.start()
+        else:
+            self._drawing.stop()
+
     def _draw_all(self) -> None:
         session = self._work.session
+        self._waiting.clear()
         if session.has_stack and self._work.canvas.objects_layer is not None:
             self._work.canvas.draw_all_labels(session.file.labels(*session.place) if session.objects else None)
 
@@ -287,8 +322,7 @@ class ObjectControl:
         classes = {record.id: record.name for record in session.file.classes()}
         records = session.objects
         rows = [_row_of(record, classes) for record in records]
-        colours = {record.id: self._work.canvas.colour_of(record.id) for record in records}
-        self._panel.set_rows(rows, colours)
+        self._panel.set_rows(rows, self._work.canvas.colour_of)
 
     def _show_classes(self) -> None:
         session = self._work.session
@@ -309,6 +343,19 @@ class ObjectControl:
         layer = self._work.canvas.objects_layer
         if layer is not None and len(numbers) == 1:
             layer.selected_label = numbers[0]
+
+
+def squares_of(boxes: Iterable[Box]) -> list[Box]:
+    """Few boxes that hold many: those that begin in the same square of the image are united, unless one is large."""
+    united: dict[tuple[int, int], Box] = {}
+    large = []
+    for box in boxes:
+        if box[2] - box[0] > _SQUARE or box[3] - box[1] > _SQUARE:
+            large.append(box)
+            continue
+        key = box[0] // _SQUARE, box[1] // _SQUARE
+        united[key] = unite(united[key], box) if key in united else box
+    return [*large, *united.values()]
 
 
 def objects_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections import deque
 from datetime import datetime
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class SessionModel:
         self.file = Session.open(new_session_path() if path is None else path)
         self._thread = threading.get_ident()
         self._unsubscribe = self.file.subscribe(self._on_change)
+        self._elsewhere: deque[Change] = deque()
         self.stack_id: int | None = None
         self.plane: Plane = ()
         self.class_id = self.file.classes()[0].id
@@ -109,7 +111,14 @@ class SessionModel:
             # Pixels of layers without a file, which were kept to reopen it.
             shutil.rmtree(self.path.with_suffix(".stacks"), ignore_errors=True)
 
+    def tell(self) -> None:
+        """Tell the window, on its own thread, what was done on others since."""
+        while self._elsewhere:
+            self.changed.emit(self._elsewhere.popleft())
+
     def _on_change(self, change: Change) -> None:
-        # Stacks are added from a worker thread, which tells the window by its own result.
         if threading.get_ident() == self._thread:
             self.changed.emit(change)
+        elif change.objects:
+            # Stacks are added from a worker thread too; the window is told of those by the worker's result.
+            self._elsewhere.append(change)

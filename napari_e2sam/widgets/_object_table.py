@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
@@ -29,19 +29,21 @@ class ObjectTable(QAbstractTableModel):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._rows: tuple[ObjectRow, ...] = ()
-        self._colours: dict[int, QColor] = {}
+        self._colour_of: Callable[[int], tuple[float, float, float]] = _grey
 
     @property
     def rows(self) -> tuple[ObjectRow, ...]:
         """The rows shown."""
         return self._rows
 
-    def set_rows(self, rows: Sequence[ObjectRow], colours: dict[int, tuple[float, float, float]]) -> None:
-        """Show these objects; `colours` by id, red, green, blue in 0..1."""
+    def set_rows(
+        self, rows: Sequence[ObjectRow], colour_of: Callable[[int], tuple[float, float, float]] | None = None
+    ) -> None:
+        """Show these objects; `colour_of` gives red, green, blue in 0..1 of an id, and is asked for rows in view."""
         rows = tuple(rows)
         before = [row.id for row in self._rows]
         after = [row.id for row in rows]
-        self._colours = {number: QColor.fromRgbF(*colour) for number, colour in colours.items()}
+        self._colour_of = colour_of or _grey
         if before == after:
             changed = [position for position, row in enumerate(rows) if row != self._rows[position]]
             self._rows = rows
@@ -78,7 +80,7 @@ class ObjectTable(QAbstractTableModel):
         if role == Qt.ItemDataRole.DisplayRole:
             return _text(row, index.column())
         if role == Qt.ItemDataRole.DecorationRole and index.column() == ObjectColumn.ID:
-            return self._colours.get(row.id)
+            return QColor.fromRgbF(*self._colour_of(row.id))
         if role == Qt.ItemDataRole.CheckStateRole and index.column() == ObjectColumn.REVIEWED:
             return Qt.CheckState.Checked if row.is_reviewed else Qt.CheckState.Unchecked
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -90,6 +92,10 @@ class ObjectTable(QAbstractTableModel):
             self.reviewed_changed.emit(self._rows[index.row()].id, Qt.CheckState(value) == Qt.CheckState.Checked)
             return True
         return False
+
+
+def _grey(number: int) -> tuple[float, float, float]:
+    return 0.5, 0.5, 0.5
 
 
 def _text(row: ObjectRow, column: int) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qtpy.QtCore import QItemSelectionModel, Qt, Signal
 from qtpy.QtGui import QColor
@@ -56,7 +56,7 @@ class ObjectsPanel(QWidget):
         self._build()
         self._lay_out()
         self._connect()
-        self.set_rows((), {})
+        self.set_rows(())
         self.set_history(False, False)
         self.set_can_carry(False)
         self._update_enabled()
@@ -130,11 +130,13 @@ class ObjectsPanel(QWidget):
         rows = sorted(index.row() for index in self.view.selectionModel().selectedRows())
         return [self.table.rows[row].id for row in rows]
 
-    def set_rows(self, rows: Sequence[ObjectRow], colours: dict[int, tuple[float, float, float]]) -> None:
-        """Show these objects."""
+    def set_rows(
+        self, rows: Sequence[ObjectRow], colour_of: Callable[[int], tuple[float, float, float]] | None = None
+    ) -> None:
+        """Show these objects; `colour_of` gives red, green, blue in 0..1 of an id."""
         grew = len(rows) > len(self.table.rows)
         chosen = self.chosen_ids
-        self.table.set_rows(rows, colours)
+        self.table.set_rows(rows, colour_of)
         if chosen != self.chosen_ids:
             self.choose([number for number in chosen if any(row.id == number for row in rows)])
         if grew:
@@ -202,4 +204,3 @@ class ObjectsPanel(QWidget):
         needs |= {"next": len(self.table.rows) > 0, "export": len(self.table.rows) > 0}
         for name, enabled in needs.items():
             self.actions_by_name[name].setEnabled(enabled)
-        self.view.setColumnHidden(ObjectColumn.CHANNELS, False)

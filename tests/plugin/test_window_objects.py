@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Qt
 
+from e2sam.data.masks import MaskCrop
+from e2sam.data.session import NewObject
 from e2sam.data.stack import ChannelStack
+from napari_e2sam._object_control import squares_of
 from napari_e2sam.widgets.export import ExportRequest
 
 
@@ -155,3 +159,24 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     assert not objects.actions_by_name["export"].isEnabled()
     window.controller.exchange.export(ExportRequest("tiff", Path("x.tif"), False, "objects", False))
     assert "at least 1" in window.widget.status.text()
+
+
+def test_many_objects_at_once_are_all_drawn(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    pixels = np.ones((2, 2), bool)
+    new = [NewObject(MaskCrop(pixels, 3 * x, 3 * y), origin="automatic") for y in range(26) for x in range(32)]
+    thread = Thread(target=lambda: window.session.file.accept_many(*window.session.place, new))
+    thread.start()
+    thread.join()
+    # What another thread did shows when the window is told.
+    assert not window.canvas.objects_layer.data.any()
+    window.session.tell()
+    labels = window.session.file.labels(*window.session.place)
+    window.wait(lambda: np.array_equal(window.canvas.objects_layer.data, labels))
+    assert labels.max() == len(new)
+    assert window.panels.objects.table.rowCount() == len(new)
+    assert squares_of([(0, 0, 9, 9), (5, 5, 20, 7), (600, 0, 610, 5), (0, 0, 900, 9)]) == [
+        (0, 0, 900, 9),
+        (0, 0, 20, 9),
+        (600, 0, 610, 5),
+    ]
