@@ -23,8 +23,8 @@ _COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
 _MOST_INDEXED = 600_000
 _OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model input"}
 _WIDE_IMAGE = 1 << 25
-# Past this many pixels, the layer of the current mask is cut to the mask.
-_HUGE_IMAGE = 1 << 27
+# Past this many pixels, the layer of the current mask is cut to the mask: a texture of all of them takes long to make.
+_HUGE_IMAGE = 1 << 24
 
 
 class Canvas:
@@ -40,6 +40,9 @@ class Canvas:
     tool_changed = Signal(str)
 
     def __init__(self, viewer: ViewerModel) -> None:
+        # With its first layers napari imports pandas and reads a table of units, for more than half a second: now, and
+        # not when the first image opens.
+        Points(np.zeros((0, 2)))
         self.viewer = viewer
         self._scene: Scene | None = None
         self._is_writing = False

@@ -114,6 +114,7 @@ class Controller:
         self._unbind()
         self.learning.close()
         self.worklist.close()
+        self.objects.close()
         self.stack.close()
         self.reopening.close()
         self.work.engine.close()

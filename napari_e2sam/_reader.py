@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from napari_e2sam._convert import AXIS_KEY, STACK_KEY, axis_labels
+from napari_e2sam._pyramid import levels_of
 
-__all__ = ["get_reader", "read"]
+__all__ = ["get_reader", "layer_of", "read"]
 
 LayerData = tuple[Any, dict[str, Any], str]
 SUFFIXES = (".tif", ".tiff", ".npy", ".npz", ".png", ".jpg", ".jpeg")
@@ -47,7 +48,14 @@ def read(
     metadata = {STACK_KEY: stack, AXIS_KEY: channel_axis}
     is_photograph = stack.num_channels == 3 and np.dtype(stack.data.dtype) == np.uint8 and not stack.leading
     if is_photograph and isinstance(stack.data, np.ndarray):
-        return [(np.moveaxis(stack.data, 0, -1), {"name": name, "metadata": metadata, "rgb": True}, "image")]
-    return [
-        (stack.data, {"name": name, "metadata": metadata, "rgb": False, "axis_labels": axis_labels(stack)}, "image")
-    ]
+        return [layer_of(np.moveaxis(stack.data, 0, -1), {"name": name, "metadata": metadata, "rgb": True})]
+    settings = {"name": name, "metadata": metadata, "rgb": False, "axis_labels": axis_labels(stack)}
+    return [layer_of(stack.data, settings)]
+
+
+def layer_of(data: Any, settings: dict[str, Any]) -> LayerData:
+    """An image layer of `data`, at several resolutions where it is large."""
+    levels = levels_of(data, settings["rgb"])
+    if levels is None:
+        return data, settings, "image"
+    return levels, {**settings, "multiscale": True}, "image"

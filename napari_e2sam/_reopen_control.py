@@ -13,6 +13,7 @@ from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError
 from napari_e2sam._convert import AXIS_KEY, STACK_KEY
+from napari_e2sam._reader import layer_of
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.stack import StackPanel
 
@@ -106,7 +107,8 @@ class ReopenControl:
         record, stack, is_changed = loaded
         if stack is not None:
             metadata: dict[str, Any] = {STACK_KEY: stack, AXIS_KEY: record.reading.get("channel_axis")}
-            self._work.viewer.add_image(stack.data, name=record.name, metadata=metadata, rgb=False)
+            data, settings, _ = layer_of(stack.data, {"name": record.name, "metadata": metadata, "rgb": False})
+            self._work.viewer.add_image(data, **settings)
             self._restore_view()
             return
         what = "has changed since its objects were made" if is_changed else "is no longer where it was"
