@@ -112,6 +112,10 @@ class FinetuneConfig:
             raise TrainingError("Expected --head semantic with the preset bmvc2023, whose stage 2 has no prompts.")
         if self.seconds < 0:
             raise TrainingError(f"Expected seconds of at least 0 (0 = chosen), got {self.seconds}.")
+        if self.learning_rate < 0 or self.encoder_rate < 0:
+            raise TrainingError(
+                f"Expected learning rates above 0 (0 = chosen), got {self.learning_rate} and {self.encoder_rate}."
+            )
         if self.steps < 0 or self.batch_size < 0:
             raise TrainingError(f"Expected steps and batch size of at least 1, got {self.steps} and {self.batch_size}.")
 

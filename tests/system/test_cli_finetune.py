@@ -236,6 +236,7 @@ def test_wrong_use_is_one_line_and_exit_2(tmp_path, base, capsys):
         (["finetune", str(tmp_path / "nothing"), "--out", out], "folder"),
         (["finetune", str(pairs), "--out", str(tmp_path / "mine.pth")], ".safetensors"),
         (["finetune", str(pairs), "--out", out, "--preset", "bmvc2023"], "semantic"),
+        (["finetune", str(pairs), "--out", out, "--learning-rate", "-1"], "learning rates"),
         (["evaluate", "semantic", str(pairs), "--model", str(base)], "semantic decoder"),
     ):
         assert main(arguments) == 2
