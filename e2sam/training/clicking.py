@@ -78,7 +78,7 @@ def pad_prompts(prompts: list[Points]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class QuickScores:
-    """IoU of K objects on the grid of the logits.
+    """IoU of K objects on the grid of the logits; NaN where a model gives no numbers.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ def quick_clicks(
         stride = model.config.logits_stride
         boxes = [box_prompts(target, None, stride) for target in soft]
         masks, _ = _decode(model, embeddings, boxes, None, False)
-        by_box.append(_iou(masks > 0, truth, inside))
+        by_box.append(_iou(masks, truth, inside))
         prompts: list[Points] = [(np.zeros((0, 2), np.float32), np.zeros(0, np.int64)) for _ in truth]
         logits: NDArray[np.float32] | None = None
         column = []
@@ -130,7 +130,7 @@ def quick_clicks(
                 point, label = click_in_error(masks_now[row], truth[row], None, stride)
                 prompts[row] = np.concatenate((points, point)), np.concatenate((labels, label))
             logits, _ = _decode(model, embeddings, prompts, logits, number == 0)
-            column.append(_iou(logits > 0, truth, inside))
+            column.append(_iou(logits, truth, inside))
         by_clicks.append(np.stack(column, axis=1))
     return QuickScores(np.concatenate(by_clicks), np.concatenate(by_box))
 
@@ -161,10 +161,13 @@ def _decode(
     return best_logits.cpu().numpy(), best_quality.cpu().numpy()
 
 
-def _iou(masks: NDArray[np.bool_], truth: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _iou(logits: NDArray[np.float32], truth: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(K,) IoU of masks; NaN where a model is broken: its logits are no numbers."""
+    masks = logits > 0
     shared = (masks & truth & inside).sum((1, 2))
     union = ((masks | truth) & inside).sum((1, 2))
-    return np.asarray(shared / np.maximum(union, 1), np.float32)
+    iou = np.asarray(shared / np.maximum(union, 1), np.float32)
+    return np.where(np.isfinite(logits).all((1, 2)), iou, np.float32(np.nan))
 
 
 def _hard(target: NDArray[np.floating]) -> NDArray[np.bool_]:

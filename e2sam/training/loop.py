@@ -260,9 +260,8 @@ class _Run:
     def _keep_if_better(self, metrics: Mapping[str, float]) -> bool:
         """Keep the weights as they are if they are the best so far and the task has nothing against them."""
         state, monitor = self.state, self.task.monitor
-        if not (monitor and metrics) or metrics[monitor] <= state.best[monitor] or self._objection(metrics):
-            return False
-        if not self.weights.are_finite():
+        # Not better is also what no number is.
+        if not (monitor and metrics and metrics[monitor] > state.best[monitor]) or self._objection(metrics):
             return False
         state.best, state.best_step = dict(metrics), state.step
         self._keep(metrics)

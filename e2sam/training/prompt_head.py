@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from e2sam.data.corrections import Correction, CorrectionSet
@@ -141,7 +142,8 @@ class PromptHead:
         encoder = WindowEncoder(self.base, EmbeddingCache())
         data = WindowData(windows_of(self.held_out, trained.config), encoder)
         ways = [_between(self.base, trained, share) for share in _SHARES] + [trained]
-        return max(ways, key=lambda model: held_out_scores(model, data)["score"])
+        scores = [held_out_scores(model, data)["score"] for model in ways]
+        return ways[int(np.nanargmax(scores))]
 
     def before(self) -> ClickFigures:
         """Figures of the model before training."""

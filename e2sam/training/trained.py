@@ -69,11 +69,6 @@ class TrainedWeights:
             load_tensors(self.buffers, tensors, "buffer")
             yield
 
-    def are_finite(self) -> bool:
-        """Whether what would be saved now can be computed with."""
-        saved = self._averages or self._parameters
-        return all(bool(torch.isfinite(tensor).all()) for tensor in saved.values())
-
     def kept_tensors(self) -> dict[str, Tensor]:
         """What would be saved now: averaged parameters, and buffers."""
         return _named("module", self._averages or self._parameters) | _named("buffer", self.buffers)

@@ -111,7 +111,7 @@ def test_only_a_part_of_the_way_is_gone_where_all_of_it_is_too_far(tmp_path, bas
     assert torch.equal(trained.decoder.to_masks.bias.detach(), old + 6)
 
 
-def test_weights_that_are_not_finite_are_not_even_judged(tmp_path, base, corrections):
+def test_broken_weights_are_not_even_judged(tmp_path, base, corrections):
     _, result = run(corrections, config(tmp_path, base, learning_rate=1e6, keep=0.0, mirrors=False))
     assert not result.accepted and result.after == result.before
     assert load_model(base, device="cpu").fingerprint == load_model(result.out, device="cpu").fingerprint
