@@ -37,7 +37,7 @@ class Workload:
     """How much is measured.
 
     `objects` of an image and `limit` clicks for `tiny`; `classical_objects` of them and `classical_limit` clicks for
-    the comparison, which is slow; `scenes` synthetic images.
+    the comparison, which is slow (0: none); `scenes` synthetic images.
     """
 
     objects: int
@@ -90,6 +90,8 @@ def tiny_rows(predictor: Predictor, images: list[RealImage], work: Workload) -> 
         predictor.set_stack(image.stack, image.channels)
         found += measure(predictor, image, ClickOptions(limit=work.limit))
     rows = {"tiny": summary(found, work.limit)}
+    if not work.classical_objects:
+        return rows
     same = {(index, name) for index, image in enumerate(_fewer(images, work)) for name in image.targets}
     rows["tiny, same objects"] = summary(_kept(found, images, same), work.classical_limit)
     return rows
@@ -177,7 +179,7 @@ def bars(report: Report, sets: dict[str, dict[str, dict[str, float]]]) -> None:
     for key, bar in (("iou_1", 0.50), ("iou_5", 0.75)):
         if real:
             report.bar(f"real, mean of sets: {key}", bar, float(np.mean([rows["tiny"][key] for rows in real.values()])))
-    for key in ("iou_1", "iou_5", "noc_85"):
+    for key in ("iou_1", "iou_5", "noc_85") if len(sets["synthetic"]) > 1 else ():
         sign = -1 if key == "noc_85" else 1
         wins = [name for name, rows in real.items() if _wins(rows, key, sign)]
         if real:
@@ -229,7 +231,9 @@ def run(model_name: str, work: Workload, held_out: Path | None, only: list[str],
     report.figures["seconds"] = timings(predictor)
     sets: dict[str, dict[str, dict[str, float]]] = report.figures["sets"]
     for name, images in image_sets(work, held_out, only):
-        sets[name] = tiny_rows(predictor, images, work) | kept_classical_rows(name, images, work, kept)
+        sets[name] = tiny_rows(predictor, images, work)
+        if work.classical_objects:
+            sets[name] |= kept_classical_rows(name, images, work, kept)
     if "synthetic" in sets:
         bars(report, sets)
     return report
@@ -241,7 +245,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="name or checkpoint")
     parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
     parser.add_argument("--objects", type=int, default=8, help="most objects of an image")
-    parser.add_argument("--classical-objects", type=int, default=2, help="of them, for the classical methods")
+    parser.add_argument("--classical-objects", type=int, default=2, help="of them, for the classical methods; 0: none")
     parser.add_argument("--scenes", type=int, default=16, help="synthetic scenes")
     parser.add_argument("--limit", type=int, default=20, help="most clicks for an object")
     parser.add_argument("--keep", type=Path, help="file that keeps the figures of the classical methods between runs")

@@ -38,7 +38,7 @@ from e2sam.training.tiny_data import (
 from e2sam.training.tiny_loss import Rounds, StepLoss, boundary_loss, play_rounds
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
-__all__ = ["TinyConfig", "train_tiny"]
+__all__ = ["TinyConfig", "mean_of_weights", "train_tiny"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class TinyConfig:
     Attributes
     ----------
     out
-        Folder for `state.safetensors` (to resume), `tiny.safetensors` (averaged weights), `best.safetensors` and
-        `log.jsonl`.
+        Folder for `state.safetensors` (to resume), `tiny.safetensors` (averaged weights), `last.safetensors` (those of
+        the last step, the better ones of a run shorter than the average is long), `best.safetensors` and `log.jsonl`.
     material
         `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
     held_out
@@ -156,12 +156,13 @@ class _Run:
         tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
         write_state(self.state_path, tensors | optimizer_tensors(self.optimizer, self.names), self.state)
-        self.export(self.config.out / "tiny.safetensors")
+        self.export(self.config.out / "tiny.safetensors", self.average)
+        self.export(self.config.out / "last.safetensors", self.model)
 
-    def export(self, path: Path) -> None:
-        """Write the averaged weights as a float16 checkpoint."""
+    def export(self, path: Path, model: E2SAM) -> None:
+        """Write weights as a float16 checkpoint."""
         half = build_model(teacher_config("tiny"))
-        half.load_state_dict(self.average.state_dict())
+        half.load_state_dict(model.state_dict())
         settings = {
             key: value
             for key, value in asdict(self.config).items()
@@ -220,6 +221,19 @@ def validate(model: E2SAM, batches: Sequence[Batch], device: torch.device) -> di
     }
 
 
+def mean_of_weights(paths: Sequence[Path], out: Path) -> Path:
+    """Write the mean of the weights of runs that began at the same weights, such as a run's start and its end.
+
+    What either does well, their mean often does too (model soups, arXiv 2203.05482).
+    """
+    models = [load_checkpoint(path) for path in paths]
+    states = [model.state_dict() for model in models]
+    mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
+    models[0].load_state_dict(mean)
+    facts = {"stage": "teacher", "training": {"mean_of": [model.fingerprint for model in models]}}
+    return save_checkpoint(out, models[0].half(), facts)
+
+
 def _held_out(config: TinyConfig) -> list[Batch]:
     """Fixed batches from scenes, and where given material, that training never sees."""
     material = None if config.held_out is None else Material.load(config.held_out)
@@ -264,7 +278,7 @@ def _validated(run: _Run, held_out: Sequence[Batch]) -> dict[str, float]:
     figures = validate(run.average, held_out, run.device)
     if figures["first"] + figures["last"] >= run.state.best.get("first", 0) + run.state.best.get("last", 0):
         run.state.best, run.state.best_step = figures, run.state.step
-        run.export(run.config.out / "best.safetensors")
+        run.export(run.config.out / "best.safetensors", run.average)
     run.save()
     return {f"held_out_{name}": value for name, value in figures.items()}
 
@@ -278,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--material", type=Path, help="train.npz of e2sam.training.tiny_material")
     parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
     parser.add_argument("--initial", type=Path, help="checkpoint to start from, e.g. the shipped weights")
+    parser.add_argument("--mean-of", type=Path, nargs="+", help="train nothing: write the mean of these checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     parser.add_argument("--cores", type=int, nargs="*", default=[], help="cores of the process that composes scenes")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -305,7 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     options = vars(_parser().parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    is_resumed = options.pop("resume")
+    is_resumed, mean_of = options.pop("resume"), options.pop("mean_of")
+    if mean_of:
+        logger.info("wrote %s", mean_of_weights(mean_of, options["out"] / "tiny.safetensors"))
+        return
     config = TinyConfig(**{**options, "cores": tuple(options["cores"]), "sides": tuple(options["sides"])})
     for step in train_tiny(config, is_resumed):
         if step.step % 20 == 0 or "held_out_first" in step.metrics:

@@ -13,7 +13,7 @@ import torch
 
 from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, teacher_config
-from e2sam.training.tiny import TinyConfig, train_tiny
+from e2sam.training.tiny import TinyConfig, mean_of_weights, train_tiny
 from e2sam.training.tiny_data import SceneSource, SourceSettings, first_prompts, make_batch, pack_scene
 from e2sam.training.tiny_loss import mask_loss
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
@@ -69,7 +69,7 @@ def test_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
         assert torch.equal(weight, other.state_dict()[name]), name
     log = [json.loads(line) for line in (whole.out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2, 3, 4] and "held_out_first" in log[-1]
-    assert (whole.out / "best.safetensors").exists()
+    assert (whole.out / "best.safetensors").exists() and (whole.out / "last.safetensors").exists()
 
 
 def test_run_starts_from_given_weights(tmp_path: Path) -> None:
@@ -80,6 +80,19 @@ def test_run_starts_from_given_weights(tmp_path: Path) -> None:
     trained = load_checkpoint(tmp_path / "run" / "tiny.safetensors").state_dict()
     for name, weight in given.state_dict().items():
         torch.testing.assert_close(trained[name].float(), weight.float(), atol=1e-6, rtol=1e-6)
+
+
+def test_mean_of_weights_lies_between_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    paths = [
+        save_checkpoint(tmp_path / f"{name}.safetensors", build_model(teacher_config("tiny")).half(), {})
+        for name in ("one", "other")
+    ]
+    mean, one, other = (
+        load_checkpoint(path).state_dict() for path in (mean_of_weights(paths, tmp_path / "mean.safetensors"), *paths)
+    )
+    for name, weight in mean.items():
+        torch.testing.assert_close(weight.float(), (one[name].float() + other[name].float()) / 2, atol=1e-3, rtol=1e-3)
 
 
 def test_composing_process_ends_with_the_run_that_it_serves(tmp_path: Path) -> None:
