@@ -181,6 +181,17 @@ def test_accepting_a_draft_ends_it_and_undo_brings_it_back(session: Session) -> 
     assert session.draft(1).chosen == 1
 
 
+def test_a_predicted_mask_is_at_hand_and_follows_no_later_change(session: Session) -> None:
+    kept, open_to_change = MaskCrop.of(np.ones((3, 4), bool)), block(5, 5, 9, 9)
+    session.set_prompts(1, (), clicks((1, 1, 1)))
+    session.set_prediction(1, (), [Candidate(kept, 0.9), Candidate(open_to_change, 0.5)], 0, CONDITIONS)
+    open_to_change.pixels[...] = False
+    first, second = (candidate.mask for candidate in session.draft(1).candidates)
+    assert first is kept
+    assert second is not None
+    assert second.area == 16
+
+
 def test_an_accepted_object_is_edited_again_from_its_prompts(session: Session) -> None:
     accepted = session.accept(1, (), new_object(3, 4, 8, 9))
     draft = session.reedit(accepted.id)

@@ -241,9 +241,20 @@ class SessionCore:
                 mask = MaskCrop.from_bytes(data)
                 self._mask_bytes += mask.pixels.nbytes
             self._masks[key] = mask
-            while self._mask_bytes > _MASK_BYTES and len(self._masks) > 1:
-                self._mask_bytes -= self._masks.popitem(last=False)[1].pixels.nbytes
+            self._forget_masks()
             return mask
+
+    def _keep_mask(self, key: str, mask: MaskCrop) -> None:
+        """Remember a mask that was just stored: the window asks for it next, and reading it back takes as long."""
+        with self._guard:
+            if key not in self._masks:
+                self._masks[key] = mask
+                self._mask_bytes += mask.pixels.nbytes
+                self._forget_masks()
+
+    def _forget_masks(self) -> None:
+        while self._mask_bytes > _MASK_BYTES and len(self._masks) > 1:
+            self._mask_bytes -= self._masks.popitem(last=False)[1].pixels.nbytes
 
 
 def _take_lock(path: Path) -> tuple[WriterLock | None, str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from e2sam.data.masks import MaskCrop
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.encoding import (
     conditions_to_bytes,
@@ -119,7 +120,7 @@ class DraftActions(ObjectReading):
         if draft.is_empty:
             edit.drop("draft", key)
             return
-        masks = [None if one.mask is None else edit.blob("mask", one.mask.to_bytes()) for one in draft.candidates]
+        masks = [None if one.mask is None else self._store_mask(edit, one.mask) for one in draft.candidates]
         scores = [float(candidate.score) for candidate in draft.candidates]
         edit.put(
             "draft",
@@ -134,6 +135,13 @@ class DraftActions(ObjectReading):
                 draft.object_id,
             ),
         )
+
+    def _store_mask(self, edit: Edit, mask: MaskCrop) -> str:
+        key = edit.blob("mask", mask.to_bytes())
+        # Pixels that somebody may still change are read back from the file instead.
+        if not mask.pixels.flags.writeable:
+            self._keep_mask(key, mask)
+        return key
 
 
 def draft_id(stack_id: int, plane: Plane) -> str:
