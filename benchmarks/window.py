@@ -6,6 +6,7 @@ there, so that the figures include what a graphics card would do in no time.
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import time
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import Report, at_most, parser_for
-from e2sam.data.stack import ChannelStack
 from e2sam.data.synthetic.stack import synthetic_stack
 
 _TILE = 512
@@ -61,72 +61,167 @@ def _idle(seconds: float) -> None:
     _wait(lambda: time.perf_counter() > end)
 
 
-def _scene(side: int) -> ChannelStack:
-    stack, _ = synthetic_stack(3, num_channels=4, size=(_TILE, _TILE))
-    repeats = max(1, side // _TILE)
-    data = np.tile(np.asarray(stack.data), (1, repeats, repeats))[:, :side, :side]
-    # Stored as sensors store it; distances keep a tenth of a metre.
-    return ChannelStack((data * 10).astype(np.uint16), stack.channels)
+def _write_scene(folder: Path, side: int, channels: int) -> Path:
+    """A scene of `channels` channels on disk, stored as sensors store it: distances keep a tenth of a metre."""
+    stack, _ = synthetic_stack(3, num_channels=min(channels, 16), size=(_TILE, _TILE))
+    tile = (np.asarray(stack.data) * 10).astype(np.uint16)
+    repeats = -(-side // _TILE)
+    folder.mkdir(parents=True)
+    path = folder / "scene.npy"
+    data = np.lib.format.open_memmap(path, "w+", np.uint16, (channels, side, side))
+    for channel in range(channels):
+        plane = tile[channel % len(tile)] + channel // len(tile)
+        data[channel] = np.tile(plane, (repeats, repeats))[:side, :side]
+    data.flush()
+    return path
 
 
-def measure(side: int, clicks: int) -> dict[str, float]:
+class Bench:
+    """One window, and the figures that are taken of it, milliseconds."""
+
+    def __init__(self, folder: Path) -> None:
+        import napari
+        from qtpy.QtWidgets import QApplication
+
+        from napari_e2sam.widgets.main import SegmentWidget
+
+        began = time.perf_counter()
+        self.viewer = napari.Viewer(show=True)
+        self.viewer.window.resize(1280, 800)
+        widget = SegmentWidget(self.viewer, session=folder / "bench.e2sam")
+        self.viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
+        QApplication.processEvents()
+        self.figures = {"window_ms": 1000 * (time.perf_counter() - began)}
+        self.controller = widget.controller
+        self.heart = Heartbeat()
+        _wait(lambda: self.controller.work.state.model)
+        _idle(1.0)
+        self.figures["stall_start_ms"] = self.heart.take()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the window still works on something."""
+        return self.controller.work.engine.is_busy or self.controller.work.tasks.is_busy
+
+    def settle(self, seconds: float = 1.0) -> None:
+        """Wait until nothing more happens."""
+        _wait(lambda: not self.is_busy)
+        _idle(seconds)
+        _wait(lambda: not self.is_busy)
+
+    def open(self, path: Path) -> None:
+        """Open an image as the worklist does, and wait until it can be clicked."""
+        self.heart.take()
+        began = time.perf_counter()
+        self.controller.worklist.open_folder(path.parent)
+        _wait(lambda: self.controller.work.state.is_encoded)
+        self.figures["open_ms"] = 1000 * (time.perf_counter() - began)
+        self.settle(2.0)
+        self.figures["stall_open_ms"] = self.heart.take()
+
+    def add_objects(self, count: int) -> None:
+        """Accept many objects at once, each of 12 x 12 pixels, on a grid."""
+        from e2sam.data.masks import MaskCrop
+        from e2sam.data.session import NewObject
+
+        session = self.controller.session
+        side = session.record.size[0]
+        columns = int(np.ceil(count**0.5))
+        pitch = side // columns
+        pixels = np.ones((min(12, pitch - 1),) * 2, bool)
+        found = [
+            NewObject(MaskCrop(pixels, pitch * (n % columns), pitch * (n // columns)), origin="automatic")
+            for n in range(count)
+        ]
+        session.file.accept_many(*session.place, found)
+        self.settle()
+        self.heart.take()
+
+    def click(self, count: int) -> None:
+        """Click and accept; the first three of each are left out."""
+        from qtpy.QtWidgets import QApplication
+
+        controller = self.controller
+        side = controller.session.record.size[0]
+        rng = np.random.default_rng(0)
+        shown, accepted = [], []
+        for number in range(count + 3):
+            # A click, as napari's own tool sets it, to the mask on the screen.
+            where = rng.uniform(0.1 * side, 0.9 * side, 2)
+            began = time.perf_counter()
+            controller.work.canvas.points_layer.add([where])
+            _wait(lambda: controller.session.draft.candidates)
+            QApplication.processEvents()
+            shown.append(1000 * (time.perf_counter() - began))
+            _idle(0.2)
+            began = time.perf_counter()
+            controller.do("accept")
+            QApplication.processEvents()
+            accepted.append(1000 * (time.perf_counter() - began))
+            _idle(0.2)
+            if number == 2:
+                self.heart.take()
+        for name, values in (("click", shown[3:]), ("accept", accepted[3:])):
+            self.figures |= {
+                f"{name}_median_ms": float(np.median(values)),
+                f"{name}_p95_ms": float(np.percentile(values, 95)),
+                f"{name}_max_ms": float(np.max(values)),
+            }
+        self.figures["stall_clicks_ms"] = self.heart.take()
+
+    def everything(self) -> None:
+        """Encode again and segment everything, until the objects are accepted and drawn."""
+        self.heart.take()
+        self.controller.encoding.encode()
+        self.controller.objects.everything()
+        self.settle()
+        self.figures["objects"] = len(self.controller.session.objects)
+        self.figures["stall_everything_ms"] = self.heart.take()
+
+    def train(self, steps: int) -> None:
+        """Inherit for a few steps in the child process."""
+        self.heart.take()
+        self.controller.learning.begin("inherit", {"steps": steps})
+        _wait(lambda: not self.controller.learning.is_running)
+        _idle(0.5)
+        self.figures["stall_training_ms"] = self.heart.take()
+
+    def close(self) -> None:
+        """Take the window down."""
+        from qtpy.QtWidgets import QApplication
+
+        self.viewer.close()
+        QApplication.processEvents()
+
+
+def measure(folder: Path, side: int, options: argparse.Namespace) -> dict[str, float]:
     """Figures for an image of `side` x `side` pixels, milliseconds."""
-    import napari
-    from qtpy.QtWidgets import QApplication
+    path = _write_scene(folder / "images", side, options.channels)
+    bench = Bench(folder)
+    bench.open(path)
+    if options.objects:
+        bench.add_objects(options.objects)
+    bench.click(options.clicks)
+    if not options.objects:
+        bench.everything()
+    if options.steps:
+        bench.train(options.steps)
+    bench.close()
+    return bench.figures
 
-    from napari_e2sam._convert import STACK_KEY
-    from napari_e2sam.widgets.main import SegmentWidget
 
-    began = time.perf_counter()
-    viewer = napari.Viewer(show=True)
-    viewer.window.resize(1280, 800)
-    widget = SegmentWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
-    QApplication.processEvents()
-    figures = {"window_ms": 1000 * (time.perf_counter() - began)}
-    controller = widget.controller
-    _wait(lambda: controller.work.state.model)
-    heart = Heartbeat()
-    stack = _scene(side)
-    began = time.perf_counter()
-    viewer.add_image(stack.data, name="scene", rgb=False, metadata={STACK_KEY: stack})
-    _wait(lambda: controller.work.state.is_encoded)
-    figures["open_ms"] = 1000 * (time.perf_counter() - began)
-    _idle(3.0)
-    figures["stall_open_ms"] = heart.take()
-    rng = np.random.default_rng(0)
-    shown, accepted = [], []
-    for number in range(clicks + 3):
-        # A click, as napari's own tool sets it, to the mask on the screen.
-        where = rng.uniform(0.1 * side, 0.9 * side, 2)
-        began = time.perf_counter()
-        controller.work.canvas.points_layer.add([where])
-        _wait(lambda: controller.session.draft.candidates)
-        QApplication.processEvents()
-        shown.append(1000 * (time.perf_counter() - began))
-        _idle(0.1)
-        began = time.perf_counter()
-        controller.do("accept")
-        QApplication.processEvents()
-        accepted.append(1000 * (time.perf_counter() - began))
-        _idle(0.1)
-        if number == 2:
-            heart.take()
-    for name, values in (("click", shown[3:]), ("accept", accepted[3:])):
-        figures |= {
-            f"{name}_median_ms": float(np.median(values)),
-            f"{name}_p95_ms": float(np.percentile(values, 95)),
-            f"{name}_max_ms": float(np.max(values)),
-        }
-    figures["stall_clicks_ms"] = heart.take()
-    controller.encoding.encode()
-    controller.objects.everything()
-    _wait(lambda: not controller.work.engine.is_busy)
-    figures["stall_everything_ms"] = heart.take()
-    _idle(1.0)
-    viewer.close()
-    QApplication.processEvents()
-    return figures
+def _bars(report: Report, title: str, large: bool, figures: dict[str, float]) -> None:
+    bars = {
+        "click_p95_ms": ("click to mask on screen, p95", 150 if large else 100),
+        "click_max_ms": ("slowest click", 300),
+        "accept_p95_ms": ("accepting an object, p95", 150 if large else 50),
+        "stall_open_ms": ("longest stall while opening", 100),
+        "stall_everything_ms": ("longest stall while encoding and segmenting everything", 100),
+        "stall_training_ms": ("longest stall while training", 100),
+    }
+    for key, (what, bar) in bars.items():
+        if key in figures:
+            report.bar(f"{what}, {title}, ms", bar, figures[key], at_most)
 
 
 def main() -> int:
@@ -134,26 +229,19 @@ def main() -> int:
     parser = parser_for(__doc__ or "")
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 8192])
     parser.add_argument("--clicks", type=int, default=100)
+    parser.add_argument("--channels", type=int, default=4)
+    parser.add_argument("--objects", type=int, default=0, help="objects that are there before the first click")
+    parser.add_argument("--steps", type=int, default=3, help="steps of training; 0 leaves it out")
     options = parser.parse_args()
     report = Report("window")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["E2SAM_SESSION_DIR"] = folder
-        os.environ.setdefault("E2SAM_CACHE_DIR", str(Path(folder) / "cache"))
-        for side in options.sides:
-            report.figures[f"{side} px"] = figures = measure(side, options.clicks)
-            large = side > 4096
-            bars = (
-                (f"click to mask on screen at {side} px, p95, ms", 150 if large else 100, "click_p95_ms"),
-                (f"slowest of {options.clicks} clicks at {side} px, ms", 300, "click_max_ms"),
-                (f"accepting an object at {side} px, p95, ms", 150 if large else 50, "accept_p95_ms"),
-                (
-                    f"longest stall while encoding and segmenting everything at {side} px, ms",
-                    100,
-                    "stall_everything_ms",
-                ),
-            )
-            for what, bar, key in bars:
-                report.bar(what, bar, figures[key], at_most)
+    for side in options.sides:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            os.environ["E2SAM_SESSION_DIR"] = name
+            os.environ["E2SAM_CACHE_DIR"] = str(folder / "cache")
+            title = f"{side} px, {options.channels} channels, {options.objects} objects"
+            report.figures[title] = figures = measure(folder, side, options)
+            _bars(report, title, side > 4096, figures)
     report.show(options.json)
     return 0
 

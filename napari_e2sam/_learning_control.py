@@ -25,8 +25,8 @@ class LearningControl:
         self._training = Training()
         self._run = 0
         self._out = ""
-        panel.finetune_asked.connect(lambda settings: self._begin("finetune", settings))
-        panel.inherit_asked.connect(lambda settings: self._begin("inherit", settings))
+        panel.finetune_asked.connect(lambda settings: self.begin("finetune", settings))
+        panel.inherit_asked.connect(lambda settings: self.begin("inherit", settings))
         panel.cancel_asked.connect(self._training.cancel)
         panel.use_asked.connect(self._on_use)
         panel.roll_back_asked.connect(self._on_roll_back)
@@ -47,7 +47,8 @@ class LearningControl:
         """Whether a training is under way."""
         return self._training.is_running
 
-    def _begin(self, kind: str, settings: dict[str, Any]) -> None:
+    def begin(self, kind: str, settings: dict[str, Any]) -> None:
+        """Start a training, "finetune" or "inherit", with the settings of its configuration."""
         work = self._work
         if not work.state.model or not work.session.has_stack:
             work.fail("Expected a stack and a model, got none: open an image first.")
