@@ -257,14 +257,15 @@ class Tasks(QObject):
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="e2sam-task")
         self._finished.connect(self._on_finished)
         self._newest: dict[str, int] = {}
+        # Not in the signal: one that is under way when the window closes would keep all of it alive.
+        self._callbacks: dict[int, tuple[Callable[[Any], None], Callable[[str], None]]] = {}
         self._count = 0
-        self._running = 0
         self._closed = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a task is under way."""
-        return self._running > 0
+        return bool(self._callbacks)
 
     def run(
         self,
@@ -280,17 +281,17 @@ class Tasks(QObject):
         number = self._count
         if lane:
             self._newest[lane] = number
-        self._running += 1
+        self._callbacks[number] = (done, failed)
         self.busy_changed.emit(True)
-        self._pool.submit(self._work, work, (number, lane, done, failed))
+        self._pool.submit(self._work, work, number, lane)
 
     def close(self) -> None:
         """Take no more tasks; no callback follows."""
         self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._callbacks.clear()
 
-    def _work(self, work: Callable[[], Any], ticket: tuple[Any, ...]) -> None:
-        number, lane, _, _ = ticket
+    def _work(self, work: Callable[[], Any], number: int, lane: str) -> None:
         if self._closed or (lane and self._newest[lane] != number):
             result: tuple[str, Any] = ("dropped", None)
         else:
@@ -298,16 +299,18 @@ class Tasks(QObject):
         if self._closed:
             return
         try:
-            self._finished.emit((ticket, result))
+            self._finished.emit((number, lane, result))
         except RuntimeError:
             return
 
-    def _on_finished(self, item: tuple[tuple[Any, ...], tuple[str, Any]]) -> None:
-        (number, lane, done, failed), (state, value) = item
-        self._running -= 1
-        if not self._running:
+    def _on_finished(self, item: tuple[int, str, tuple[str, Any]]) -> None:
+        number, lane, (state, value) = item
+        if self._closed:
+            return
+        done, failed = self._callbacks.pop(number)
+        if not self._callbacks:
             self.busy_changed.emit(False)
-        if self._closed or (lane and self._newest[lane] != number):
+        if lane and self._newest[lane] != number:
             return
         if state == "done":
             done(value)

@@ -108,7 +108,8 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     window.open(stack)
     do, objects = window.controller.do, window.panels.objects
     window.controller.objects.everything()
-    window.wait(lambda: len(window.session.objects) == 4)
+    # They are written on another thread; the table is told when all of them are.
+    window.wait(lambda: len(objects.table.rows) == 4)
     assert not any(record.is_reviewed for record in window.session.objects)
     do("next")
     assert objects.chosen_ids == [1]

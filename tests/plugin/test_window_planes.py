@@ -97,10 +97,11 @@ def test_everything_in_view_is_what_shows_on_the_screen(window: Any, stack: Chan
     buttons = window.panels.objects.actions_by_name
     buttons["everything_here"].click()
     assert not buttons["everything_here"].isEnabled()
-    window.wait(lambda: len(window.session.objects) == 1 and buttons["everything_here"].isEnabled())
+    rows = window.panels.objects.table
+    window.wait(lambda: len(rows.rows) == 1 and buttons["everything_here"].isEnabled())
     assert window.session.objects[0].box == (40, 40, 52, 52)
     assert window.canvas.objects_layer.data[45, 45] == window.session.objects[0].id
 
     # The rest of the image later: what is there already is not found twice.
     buttons["everything"].click()
-    window.wait(lambda: len(window.session.objects) == 4)
+    window.wait(lambda: len(rows.rows) == 4)
