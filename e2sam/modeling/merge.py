@@ -192,8 +192,8 @@ class GatedMerge(nn.Module):
 
     def _spread_change(self, change: Tensor) -> Tensor:
         """What the gated channels add to the hidden layer of the canonical ones: both inputs move by the change."""
-        first, second = self.widen.weight[:, EMBEDDING_CHANNELS:].chunk(2, dim=1)
-        wide = F.conv2d(change, first + second)
+        gated, changed = self.widen.weight[:, EMBEDDING_CHANNELS:].chunk(2, dim=1)
+        wide = F.conv2d(change, gated + changed)
         return F.conv2d(wide, self.spread.weight, padding=1, groups=_HIDDEN)
 
     def _standardized(self, features: Tensor) -> Tensor:

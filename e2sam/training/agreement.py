@@ -22,6 +22,8 @@ _MAX_CLICKS = 3
 # Of the frame: smaller masks are a handful of positions, larger ones the whole scene.
 _LEAST_AREA, _LARGEST_AREA = 0.003, 0.7
 _LEAST_QUALITY = 0.4
+# IoU at which a mask is what was asked for, and gets no further clicks.
+_SETTLED = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,8 @@ class AgreementProbe:
 
         "agreement_1_click" and "agreement_3_clicks" over selections of one to three channels, "agreement_all_1_click"
         with every channel selected, against the best of the teacher's views; {} if the teacher has no sound answers.
-        The second and third click are the evaluation protocol's: in the middle of the student's largest error.
+        The second and third click are the evaluation protocol's: in the middle of the student's largest error, until an
+        IoU of 0.95.
         """
         by_clicks: dict[int, list[float]] = {1: [], _MAX_CLICKS: []}
         whole: list[float] = []
@@ -156,7 +159,10 @@ class AgreementProbe:
             rows = torch.arange(len(points), device=points.device)
             earlier = logits[rows, scores.argmax(1)].float()
             masks = (earlier > 0).cpu().numpy() & within
-            results.append([_iou(mask, target) for mask, target in zip(masks, question.targets, strict=True)])
+            ious = [_iou(mask, target) for mask, target in zip(masks, question.targets, strict=True)]
+            # Nobody goes on clicking where nothing is left to correct; the decoder's answer to that would be judged.
+            last = results[-1] if results else [0.0] * len(ious)
+            results.append([old if old >= _SETTLED else new for old, new in zip(last, ious, strict=True)])
             if click < clicks:
                 points, labels = _with_next(points, labels, masks, question.targets, stride)
         return results

@@ -241,7 +241,8 @@ def test_student_that_equals_its_teacher_agrees_entirely(tmp_path: Path) -> None
     )
     probe = AgreementProbe(reader, reader.held_out_tiles(2, 0), views, [(0, 1, 2)], num_clicks=24)
     probe.prepare(0)
-    assert probe.measure(student)["agreement_1_click"] > 0.995
+    found = probe.measure(student)
+    assert min(found["agreement_1_click"], found["agreement_3_clicks"]) > 0.995
 
 
 def test_student_of_many_channels_starts_from_all_of_them_and_stays_exact_there(tmp_path: Path) -> None:
