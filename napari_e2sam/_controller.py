@@ -115,6 +115,7 @@ class Controller:
         self.learning.close()
         self.worklist.close()
         self.objects.close()
+        self.prompts.close()
         self.stack.close()
         self.reopening.close()
         self.work.engine.close()

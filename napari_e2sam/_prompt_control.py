@@ -245,6 +245,11 @@ class PromptControl:
         self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions))
         self._frames.release()
 
+    def close(self) -> None:
+        """Hold nothing of the window back any more."""
+        self._sharing.stop()
+        self._frames.release()
+
     def choose_candidate(self, position: int) -> None:
         """Show another candidate, counted from 0."""
         session = self._work.session
@@ -318,6 +323,9 @@ class PromptControl:
         if draft.prompts.is_empty or not self._work.state.is_encoded:
             return
         body, _ = self._request_of(draft.prompts)
+        # Shares that are still to come would be drawn over the answer.
+        self._sharing.stop()
+        self._work.engine.forget("shares")
         self._work.say("Leaving out one channel at a time", "busy")
 
         def done(message: Message) -> None:
