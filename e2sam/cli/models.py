@@ -55,6 +55,7 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    from e2sam.weights.download import sha256_of
     from e2sam.weights.zoo import ZOO, model_folder, state_of, weights_file
 
     entries: list[dict[str, Any]] = [
@@ -63,16 +64,17 @@ def _list(options: argparse.Namespace) -> None:
             "about": entry.about,
             "size": entry.size or _size_of(weights_file(entry)),
             "licence": entry.licence,
-            "sha256": entry.sha256,
+            "sha256": entry.sha256 or sha256_of(weights_file(entry)),
             "state": state_of(entry),
             "file": str(weights_file(entry)),
             "address": entry.address,
         }
         for entry in ZOO.values()
     ]
-    lines = [f"{'name':7} {'size':>9}  {'licence':11} {'state':9} about"]
+    lines = [f"{'name':7} {'size':>9}  {'licence':11} {'SHA-256':12}  {'state':9} about"]
     lines += [
-        f"{entry['name']:7} {entry['size'] / 1e6:6.1f} MB  {entry['licence']:11} {entry['state']:9} {entry['about']}"
+        f"{entry['name']:7} {entry['size'] / 1e6:6.1f} MB  {entry['licence']:11} {entry['sha256'][:12]}  "
+        f"{entry['state']:9} {entry['about']}"
         for entry in entries
     ]
     lines.append(f"Downloaded weights lie in {model_folder()} (E2SAM_MODEL_DIR changes that).")

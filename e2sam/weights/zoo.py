@@ -168,6 +168,8 @@ def state_of(entry: ZooEntry) -> str:
 def _locate(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name not in ZOO:
+        if not isinstance(name_or_path, str | os.PathLike):
+            raise CheckpointError(f"Expected a model of {', '.join(ZOO)}, or a weights file, got {name_or_path!r}.")
         path = Path(name_or_path).expanduser()
         if path.suffix not in (".safetensors", ".pth", ".pt"):
             raise CheckpointError(

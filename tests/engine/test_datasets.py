@@ -158,7 +158,7 @@ def test_a_session_gives_instances_and_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nowhere", "Expected a folder, got nothing"),
+        ("nowhere", "Expected a session .* shift:DIR or h8:DIR, got nothing"),
         ("", "Expected pairs NAME.tif"),
         ("shift:", "Expected a folder, got nothing at .*imgRGB"),
         ("h8:", r"Expected <split>/<id>.npy"),

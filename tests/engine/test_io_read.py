@@ -232,6 +232,8 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=planes, b=planes[:, :5])
     with pytest.raises(StackError, match="save the one that is meant"):
         read_stack(tmp_path / "two.npz")
+    with pytest.raises(StackError, match="got None"):
+        read_stack(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -182,6 +182,8 @@ def test_unknown_names_and_devices_are_refused() -> None:
         load_model("vit_x")
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model("absent.safetensors")
+    with pytest.raises(CheckpointError, match="got None"):
+        load_model(None)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="got 'abacus'"):
         resolve_device("abacus")
     if not torch.cuda.is_available():

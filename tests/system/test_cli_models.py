@@ -47,6 +47,7 @@ def test_list(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     models = {model["name"]: model for model in result["models"]}
     assert set(models) == {"tiny", "vit_b", "vit_l", "vit_h"}
     assert models["tiny"]["state"] == "embedded" and models["tiny"]["size"] > 0
+    assert len(models["tiny"]["sha256"]) == 64
     assert models["vit_h"]["state"] == "absent" and models["vit_h"]["size"] == 2_564_550_879
     assert models["vit_b"]["file"] == str(folder / "sam_vit_b_01ec64.pth")
     code, out, _ = call(capsys, "models")

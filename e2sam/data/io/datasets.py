@@ -24,6 +24,7 @@ __all__ = ["H8_CHANNELS", "SHIFT_CLASSES", "LabelledItem", "LabelledSet", "decod
 _LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 _STACK_SUFFIXES = (".tif", ".tiff", ".npy", ".npz", ".png", ".jpg", ".jpeg")
 _SPLITS = ("train", "val", "test")
+_DATA = "a session (.e2sam), a folder of images with labels, shift:DIR or h8:DIR"
 
 SHIFT_CLASSES = (
     "unlabeled",
@@ -161,7 +162,7 @@ def open_dataset(spec: str | Path, kind: str | None = None) -> LabelledSet:
     path = Path(text)
     if path.suffix == ".e2sam":
         return _open_session(path, kind or "instances")
-    return _open_pairs(_checked_folder(text), kind or "instances")
+    return _open_pairs(_checked_folder(text, _DATA), kind or "instances")
 
 
 def decode_depth(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -348,10 +349,10 @@ def _open_session(path: Path, kind: str) -> LabelledSet:
     return LabelledSet(tuple(items), kind, 0, shown if kind == "classes" else ())
 
 
-def _checked_folder(place: str | Path) -> Path:
+def _checked_folder(place: str | Path, expected: str = "a folder") -> Path:
     path = Path(place)
     if not path.is_dir():
-        raise StackError(f"Expected a folder, got {'a file' if path.exists() else 'nothing'} at {path}.")
+        raise StackError(f"Expected {expected}, got {'a file' if path.exists() else 'nothing'} at {path}.")
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,8 @@ def read_stack(
         read = _read_folder if _is_folder(source) else _read_file
         stack = read(source, channel_axis, 0 if channel_names is None else len(channel_names))
     else:
+        if not isinstance(path, Iterable):
+            raise StackError(f"Expected an image file, a folder or a list of files, got {path!r}.")
         files = [Path(entry) for entry in path]
         if not files:
             raise StackError("Expected at least one file, got an empty list.")
