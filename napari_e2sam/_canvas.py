@@ -262,8 +262,11 @@ class Canvas:
         if is_same and np.array_equal(labels, prompts.labels):
             return
         # Each of these makes napari draw again, so none is set without need.
-        layer.selected_data = set()
-        layer.data = points_of_xy(prompts.points)
+        if layer.selected_data:
+            layer.selected_data = set()
+        # Told of new data, napari measures all layers again: prompts lie in the image and change no extent.
+        with layer.events.data.blocker():
+            layer.data = points_of_xy(prompts.points)
         if len(prompts.points):
             layer.features = {"label": prompts.labels.astype(int)}
             layer.face_color = [_COLOURS[int(label)] for label in prompts.labels]
