@@ -305,9 +305,18 @@ class Canvas:
         """Write into a box of a label layer, and redraw only what changed."""
         x0, y0, x1, y1 = box
         window = layer.data[y0:y1, x0:x1]
-        rows, columns = np.nonzero(window != labels)
-        if rows.size == 0:
+        changed = window != labels
+        if not changed.any():
             return
+        if layer.data.dtype.itemsize <= 2:
+            # Of such a layer napari draws the data themselves, and of them the box of the pixels that it is given.
+            corners = _extremes(changed)
+            before = window[corners]
+            np.copyto(window, labels, casting="unsafe")
+            window[corners] = before
+            rows, columns = corners
+        else:
+            rows, columns = np.nonzero(changed)
         with self._writing():
             if rows.size > _MOST_INDEXED:
                 window[...] = labels
@@ -512,6 +521,15 @@ class Canvas:
             else int(step[first + axis])
             for axis in range(len(leading))
         )
+
+
+def _extremes(changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of four chosen pixels, or fewer, whose bounding box is that of all."""
+    rows, columns = np.flatnonzero(changed.any(axis=1))[[0, -1]], np.flatnonzero(changed.any(axis=0))[[0, -1]]
+    places = {(int(row), int(np.argmax(changed[row]))) for row in rows}
+    places |= {(int(np.argmax(changed[:, column])), int(column)) for column in columns}
+    found = np.array(sorted(places), np.intp)
+    return found[:, 0], found[:, 1]
 
 
 def _stroke(atom: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Any]:

@@ -1,0 +1,64 @@
+"""What the canvas writes into its layers, and what napari draws of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from e2sam.data.masks import MaskCrop
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from napari_e2sam import _canvas
+from napari_e2sam._canvas import Canvas
+from napari_e2sam._convert import Scene
+
+SIZE = (40, 56)
+
+
+def scene() -> Scene:
+    return Scene(ChannelStack(np.zeros((2, *SIZE), np.uint8), (ChannelSpec("red"), ChannelSpec("depth"))))
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_the_box_of_what_changed_is_drawn_and_no_more(is_wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_canvas, "_WIDE_IMAGE", 0 if is_wide else SIZE[0] * SIZE[1])
+    canvas = Canvas(ViewerModel())
+    canvas.open(scene())
+    while not canvas.make_one():
+        pass
+    layer = canvas.objects_layer
+    assert layer is not None and layer.data.dtype == (np.uint16 if is_wide else np.int32)
+    texture, drawn = layer._slice.image.view.copy(), []
+
+    def draw(event: Any) -> None:
+        (top, left), (height, width) = event.offset, event.data.shape
+        texture[top : top + height, left : left + width] = event.data
+        drawn.append(height * width)
+
+    layer.events.labels_update.connect(draw)
+    rng = np.random.default_rng(0)
+    expected = np.zeros(SIZE, int)
+    for number in range(1, 9):
+        y0, x0 = (int(rng.integers(0, length - 9)) for length in SIZE)
+        labels = rng.integers(0, 2, (9, 7)) * number
+        canvas.draw_labels((x0, y0, x0 + 7, y0 + 9), labels)
+        expected[y0 : y0 + 9, x0 : x0 + 7] = labels
+        assert np.array_equal(layer.data, expected)
+        assert np.array_equal(texture, layer._slice.image.view)
+    assert max(drawn) <= 63
+    canvas.close()
+
+
+def test_masks_of_every_shape_replace_each_other() -> None:
+    canvas = Canvas(ViewerModel())
+    canvas.open(scene())
+    for box in ((0, 0, 56, 40), (3, 5, 4, 6), (10, 0, 11, 40), (0, 39, 56, 40)):
+        mask = MaskCrop(np.ones((box[3] - box[1], box[2] - box[0]), bool), box[0], box[1])
+        canvas.show_mask(mask)
+        assert canvas.mask_layer is not None
+        assert np.array_equal(canvas.mask_layer.data, mask.window((0, 0, 56, 40)))
+    canvas.show_mask(None)
+    assert not canvas.mask_layer.data.any()
+    canvas.close()
