@@ -294,7 +294,8 @@ class Canvas:
 
     def _show_cropped(self, layer: Labels, mask: MaskCrop | None) -> None:
         assert self._scene is not None
-        with self._writing():
+        # As with prompts: a mask lies in the image, and its kind of pixels stays the same.
+        with self._writing(), layer.events.data.blocker():
             if mask is None:
                 layer.data = np.zeros((1, 1), np.uint8)
                 return
