@@ -68,6 +68,8 @@ class Lessons:
         How many of them a sample is compared on at a step.
     loss
         "pairwise" or "mmd".
+    closed_form
+        Whether the merge module's last layer is solved for before the first step; never with "mmd", which pairs nothing.
     prompt_share
         Share of the steps, at the end, that answer prompts too; 0 = features only.
     prompts
@@ -83,6 +85,7 @@ class Lessons:
     views_per_tile: int = 6
     views_per_step: int = 2
     loss: str = "pairwise"
+    closed_form: bool = True
     prompt_share: float = 0.5
     prompts: int = 6
     prompted_share: float = 0.5
@@ -248,8 +251,9 @@ class InheritTask:
 
     def begin(self) -> None:
         """Before the first step: solve for the merge module's last, linear layer, given the teacher's views."""
-        merge = self._student.merge
-        if not isinstance(merge, GatedMerge) or not self._lessons.views_per_tile or self._lessons.loss != "pairwise":
+        merge, wanted = self._student.merge, self._lessons
+        solves = wanted.closed_form and wanted.views_per_tile and wanted.loss == "pairwise"
+        if not solves or not isinstance(merge, GatedMerge):
             return
         lessons = []
         for index in range(min(_FIRST_TILES, len(self._tiles))):
