@@ -19,7 +19,7 @@ annotate: $(STAMP) system-libraries
 test: test-engine test-system test-plugin test-plugin-qt6
 
 test-engine: $(STAMP)
-	$(TEST_ENV) $(BIN)/python -m pytest tests/engine -n 2 --dist loadfile -q
+	$(TEST_ENV) $(BIN)/python -m pytest tests/engine e2sam --doctest-modules -n 2 --dist loadfile -q
 
 test-system: $(STAMP) system-libraries
 	$(TEST_ENV) $(XVFB) $(BIN)/python -m pytest tests/system -q

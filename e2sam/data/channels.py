@@ -46,6 +46,14 @@ class ChannelSelection:
         Positions in the stack, in the user's order.
     names
         Their names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from e2sam.data.stack import ChannelSpec
+    >>> stack = ChannelStack(np.zeros((3, 8, 8)), tuple(ChannelSpec(name) for name in ("red", "nir", "thermal")))
+    >>> ChannelSelection.of(stack, ["thermal", "red"]).indices
+    (2, 0)
     """
 
     indices: tuple[int, ...]

@@ -69,6 +69,16 @@ class Correction:
         Its class.
     is_reviewed
         Whether a person has looked at it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from e2sam.data.stack import ChannelSpec, ChannelStack
+    >>> stack = ChannelStack(np.zeros((1, 16, 16), np.uint8), (ChannelSpec("depth"),))
+    >>> image = CorrectionImage("scene", stack.size, lambda: stack)
+    >>> one = Correction("1", image, MaskCrop(np.ones((4, 6), bool), 2, 3))
+    >>> one.mask.box, len(CorrectionSet((one,)))
+    ((2, 3, 8, 7), 1)
     """
 
     key: str

@@ -87,6 +87,14 @@ class ChannelStack:
         Geo-reference, or None.
     leading
         Names of the axes in front of the channels: "", "T", "Z" or "TZ".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pixels = np.zeros((4, 32, 48), np.float32)
+    >>> stack = ChannelStack(pixels, tuple(ChannelSpec(name) for name in ("R", "G", "B", "depth")))
+    >>> stack.size, stack.num_channels, stack.read(channels=[3]).shape
+    ((32, 48), 4, (1, 32, 48))
     """
 
     data: LazyArray

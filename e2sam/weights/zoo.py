@@ -112,7 +112,9 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "auto", ex
     Examples
     --------
     >>> import e2sam
-    >>> model = e2sam.load_model("tiny", device="cpu")  # doctest: +SKIP
+    >>> model = e2sam.load_model("tiny", device="cpu")
+    >>> model.config.architecture, model.config.image_size
+    ('tiny', 512)
     """
     target = resolve_device(device)
     path = _locate(name_or_path)

@@ -39,6 +39,13 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoRef
     ------
     StackError
         If the array is no label image or the suffix is unknown.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, pathlib
+    >>> path = write_labels(pathlib.Path(tempfile.mkdtemp(), "cells.tif"), np.eye(5, dtype=int))
+    >>> read_labels(path).dtype, int(read_labels(path).sum())
+    (dtype('uint8'), 5)
     """
     target = Path(path)
     array = _checked(labels)
