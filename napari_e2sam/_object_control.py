@@ -36,6 +36,7 @@ class ObjectControl:
         self._work = work
         self._everything: tuple[int, tuple[int, ...]] | None = None
         self._waiting: list[Box] = []
+        self._rows: dict[int, tuple[ObjectRecord, ObjectRow]] = {}
         self._drawing = QTimer()
         self._drawing.setInterval(0)
         self._drawing.timeout.connect(self._draw_waiting)
@@ -320,9 +321,14 @@ class ObjectControl:
     def _show_rows(self) -> None:
         session = self._work.session
         classes = {record.id: record.name for record in session.file.classes()}
-        records = session.objects
-        rows = [_row_of(record, classes) for record in records]
-        self._panel.set_rows(rows, self._work.canvas.colour_of)
+        known, self._rows = self._rows, {}
+        for record in session.objects:
+            before = known.get(record.id)
+            # A record never changes: another one takes its place.
+            if before is None or before[0] is not record or before[1].class_name != classes.get(record.class_id):
+                before = record, _row_of(record, classes)
+            self._rows[record.id] = before
+        self._panel.set_rows([row for _, row in self._rows.values()], self._work.canvas.colour_of)
 
     def _show_classes(self) -> None:
         session = self._work.session

@@ -79,9 +79,13 @@ class ObjectReading(StackActions, SettingActions):
             raise SessionError(f"Expected overlap 'newest' or 'oldest', got {policy!r}.")
         x0, y0, x1, y1 = box
         labels = np.zeros((y1 - y0, x1 - x0), np.int32)
-        records = self.objects(stack_id, plane)
+        boxes = ((record, record.box) for record in self.objects(stack_id, plane))
+        # Among thousands of objects most lie elsewhere, and this is asked at every stroke.
+        near = [
+            one for one, (left, top, right, bottom) in boxes if left < x1 and x0 < right and top < y1 and y0 < bottom
+        ]
         # What is drawn last shows.
-        for record in records if policy == "newest" else reversed(records):
+        for record in near if policy == "newest" else reversed(near):
             shared = intersect(record.box, box)
             if shared is not None:
                 left, top, right, bottom = shared
