@@ -69,7 +69,7 @@ class Lessons:
     loss
         "pairwise" or "mmd".
     closed_form
-        Whether the merge module's last layer is solved for before the first step; never with "mmd", which pairs nothing.
+        Whether the merge module's last layer is solved for before the first step; not with "mmd", which pairs nothing.
     prompt_share
         Share of the steps, at the end, that answer prompts too; 0 = features only.
     prompts
