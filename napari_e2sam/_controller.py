@@ -13,6 +13,7 @@ from napari.components import ViewerModel
 from e2sam.errors import E2SamError
 from napari_e2sam._canvas import Canvas, bind_all
 from napari_e2sam._carry_control import CarryControl
+from napari_e2sam._class_control import ClassControl
 from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
@@ -85,6 +86,7 @@ class Controller:
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
+        self.classes = ClassControl(panels.objects, self.work)
         self.carrying = CarryControl(panels.objects, self.work, self.stack.go_on, self.prompts.begin)
         self.learning = LearningControl(panels.learning, self.work, self.encoding)
         # A stand-in for the engine has no cache that another process could fill.
@@ -156,7 +158,7 @@ class Controller:
             actions[f"tool {tool}"] = partial(self.prompts.take_tool, tool)
         for number in range(9):
             actions[f"preset {number}"] = partial(self.encoding.take_preset, number)
-            actions[f"class {number}"] = partial(self.objects.choose_class_at, number)
+            actions[f"class {number}"] = partial(self.classes.choose_at, number)
         for number in range(3):
             actions[f"candidate {number}"] = partial(self.prompts.choose_candidate, number)
         return actions

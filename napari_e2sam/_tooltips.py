@@ -46,6 +46,8 @@ TOOLTIPS: Mapping[str, str] = {
     "objects": "Accepted objects. Double-click edits one from its own prompts.",
     "classes": "Class of new objects, and of the chosen ones.",
     "add_class": "Add a class.",
+    "rename_class": "Give this class another name; its objects keep it.",
+    "remove_class": "Remove this class. Where objects have it, you say which class they go to.",
     "undo": "Undo (Ctrl+Z).",
     "redo": "Redo (Ctrl+Shift+Z).",
     "edit": "Take the chosen object back into prompts and improve it (E).",

@@ -28,7 +28,7 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     assert [channels.isColumnHidden(at) for at in (Column.UNIT, Column.INVALID)] == [True, False]
     assert channels.columnWidth(Column.NAME) >= 60
     wanted = column.minimumSizeHint().width()
-    window.controller.objects.add_class("a class whose name is longer than any list has room for")
+    window.controller.classes.add("a class whose name is longer than any list has room for")
     for x, y in ((20, 20), (60, 20), (60, 60), (20, 60)):
         window.click(x, y)
         window.controller.do("accept")
@@ -36,7 +36,7 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     window.wait(lambda: column.minimumSizeHint().width() == wanted)
     window.wait(lambda: column.width() == seen.width())
     edges = _right_edges(column)
-    assert {"save_preset", "next_click", "add_class", "channels", "objects"} <= set(edges)
+    assert {"save_preset", "next_click", "remove_class", "channels", "objects"} <= set(edges)
     assert {name: edge for name, edge in edges.items() if edge > seen.width()} == {}
     for table in (window.panels.channels.view, window.panels.objects.view):
         assert table.horizontalHeader().length() <= table.viewport().width()
