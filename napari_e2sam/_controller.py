@@ -21,6 +21,7 @@ from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._object_control import ObjectControl
 from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
 from napari_e2sam._prompt_control import PromptControl
+from napari_e2sam._recipe_control import RecipeControl
 from napari_e2sam._reopen_control import ReopenControl
 from napari_e2sam._sample_data import motorcycle
 from napari_e2sam._session import SessionModel
@@ -83,6 +84,7 @@ class Controller:
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
+        self.recipes = RecipeControl(panels.channels, self.work, self.encoding.encode)
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)

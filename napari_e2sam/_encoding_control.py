@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from e2sam.data.channels import Suggestion, suggest_selections
-from e2sam.data.normalize import ChannelRecipe, fit_recipes
-from e2sam.data.stack import ChannelStack
-from napari_e2sam._composite import composite_of, step_of
+from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import ModelRow
@@ -45,7 +42,6 @@ class EncodingControl:
         self._sent_key = ""
         self._shows_composite = True
         channels.selection_changed.connect(self._on_selection)
-        channels.recipe_chosen.connect(self._on_recipe)
         channels.suggestion_asked.connect(self.suggest)
         channels.preset_chosen.connect(self.take_preset)
         channels.preset_saved.connect(self._on_preset_saved)
@@ -286,29 +282,6 @@ class EncodingControl:
         if store and not work.session.file.is_read_only:
             work.session.file.set_selection(work.session.place[0], work.state.names)
         self.encode()
-
-    def _on_recipe(self, index: int, kind: str) -> None:
-        work = self._work
-        stack = work.state.plane_of(work.session.plane)
-        name = work.state.rows[index].name
-
-        def fit() -> ChannelRecipe:
-            return fit_recipes(
-                ChannelStack(stack.read(channels=[index], step=step_of(stack)), (stack.channels[index],)), {name: kind}
-            )[0]
-
-        def done(recipe: ChannelRecipe) -> None:
-            state = work.state
-            state.recipes = (*state.recipes[:index], recipe, *state.recipes[index + 1 :])
-            state.rows = (*state.rows[:index], replace(state.rows[index], recipe=recipe.kind), *state.rows[index + 1 :])
-            self._channels.set_rows(state.rows)
-            self._channels.set_selection(state.selection)
-            if not work.session.file.is_read_only:
-                work.session.file.set_recipes(work.session.place[0], state.recipes)
-            if index in state.selection:
-                self.encode()
-
-        work.tasks.run(fit, done, work.fail)
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 

@@ -385,7 +385,7 @@ def _opened(
 def _described(stack: ChannelStack, record: StackRecord) -> tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]:
     middle = stack.plane(*(count // 2 for count in stack.num_planes))
     recipes = record.recipes if record.recipes is not None else fit_recipes(middle)
-    return channel_rows(middle, [recipe.kind for recipe in recipes]), tuple(recipes)
+    return channel_rows(middle, recipes), tuple(recipes)
 
 
 def _kept(stack: ChannelStack, session: Path) -> Path | None:
