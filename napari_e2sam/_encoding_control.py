@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from e2sam.data.channels import Suggestion, suggest_selections
+from e2sam.errors import E2SamError
 from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
@@ -189,7 +190,7 @@ class EncodingControl:
         elif self._work.session.plane and state.selection and max(state.selection) < len(names):
             self._select(state.selection, store=False)
         else:
-            state.selection = ()
+            state.selection, state.is_deselected = (), False
             self.suggest()
 
     def suggest(self) -> None:
@@ -249,13 +250,22 @@ class EncodingControl:
 
     def _on_selection(self, selection: tuple[int, ...]) -> None:
         if not selection:
-            self._work.state.selection = ()
-            self._work.state.is_encoded = False
-            self._work.fail("Expected at least 1 selected channel, got 0: tick one in Channels.")
+            self._deselect()
             return
         self._work.say("", "info")
         self._channels.set_reason("")
         self._select(selection)
+
+    def _deselect(self) -> None:
+        """No channel is ticked: nothing is encoded, and what waits to be is dropped."""
+        work, state = self._work, self._work.state
+        state.selection, state.is_encoded, state.is_deselected = (), False, True
+        work.engine.forget("prepare")
+        self._model.set_progress(None, "")
+        try:
+            state.check_encoded()
+        except E2SamError as error:
+            work.fail(str(error))
 
     def _fit_selection_to(self, channels: Sequence[str]) -> None:
         """A student takes its own channels only: untick the others."""
@@ -271,12 +281,12 @@ class EncodingControl:
             return
         kept = tuple(index for index in self._work.state.selection if names[index] in channels)
         chosen = kept or tuple(names.index(name) for name in channels)
-        self._work.state.selection = chosen
+        self._work.state.selection, self._work.state.is_deselected = chosen, False
         self._channels.set_selection(chosen)
 
     def _select(self, selection: tuple[int, ...], store: bool = True) -> None:
         work = self._work
-        work.state.selection = selection
+        work.state.selection, work.state.is_deselected = selection, False
         self._channels.set_selection(selection)
         self._show_presets()
         if store and not work.session.file.is_read_only:

@@ -158,8 +158,10 @@ class ObjectControl:
         if self._everything is not None:
             work.engine.cancel("everything")
             return
-        if not work.state.is_encoded:
-            work.fail("Expected an encoded stack, got none: wait for the encoding, or choose a layer in Stack.")
+        try:
+            work.state.check_encoded()
+        except E2SamError as error:
+            work.fail(str(error))
             return
         self._everything = work.session.place
         self._panel.set_segmenting(True)

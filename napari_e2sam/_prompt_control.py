@@ -193,7 +193,10 @@ class PromptControl:
             return
         if not work.state.is_encoded:
             self._predicts_after_encoding = True
-            work.say("The mask comes when the image is encoded", "busy")
+            if work.state.is_deselected:
+                self._try(work.state.check_encoded)
+            else:
+                work.say("The mask comes when the image is encoded", "busy")
             return
         place, prompts = work.session.place, draft.prompts
         conditions = Conditions(

@@ -57,11 +57,15 @@ def test_no_panel_moves_between_clicks(window: Any, stack: ChannelStack) -> None
         sections = {name: section.geometry().getRect() for name, section in window.widget.sections.items()}
         return sections | {button.objectName(): button.geometry().getRect() for button in shown}
 
-    shown = window.panels.prompts.findChildren(QPushButton)
+    prompts = window.panels.prompts
+    assert prompts.no_mask.isVisible()
+    assert prompts.no_mask.width() >= max(prompts.no_mask.sizeHint().width(), prompts.accept.width())
+    shown = prompts.findChildren(QPushButton)
     bars = window.panels.prompts.bars
     for x in (20, 60):
         window.click(x, 20)
         window.wait(lambda: len(bars._rows) == 2)
+        assert not prompts.no_mask.isVisible()
         if x == 20:
             before = places()
         assert places() == before
