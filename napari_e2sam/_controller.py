@@ -154,6 +154,7 @@ class Controller:
             "review": self.objects.review,
             "next": self.objects.next_unreviewed,
             "carry": self.carrying.carry,
+            "most doubt": self.worklist.go_to_doubt,
             "next click": self.prompts.toggle_next_click,
         }
         for tool in ("points", "box", "scribble", "move"):

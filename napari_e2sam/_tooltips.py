@@ -18,6 +18,14 @@ TOOLTIPS: Mapping[str, str] = {
     "alignment": "Estimate the shift between each selected channel and the first one, by phase correlation.",
     "correct": "Shift the channels that lie more than 2 pixels off back onto the first one.",
     "blink": "Switch the display between the channels that were compared.",
+    # Worklist
+    "open_folder": "Take the images of a folder as a worklist; it is kept in the session.",
+    "worklist": "Images of the worklist: a tick for those that are done, a dot for those with objects.",
+    "most_doubt": "Go to the image, not done yet, whose candidate masks disagree most (D); found in the background.",
+    "previous_image": "The image before this one.",
+    "next_image": "The image after this one.",
+    "done_and_next": "Tick this image off and go to the next one that is not done.",
+    "image_done": "Whether this image is done.",
     # Channels
     "filter": "Show only channels whose name, role or unit contains this text, or a range such as 10-20.",
     "channels": "Tick the channels that the model sees. Space ticks every highlighted row.",

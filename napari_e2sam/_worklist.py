@@ -18,10 +18,21 @@ __all__ = ["WorkItem", "Worklist", "images_in"]
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One image of a worklist; `state` is "done", "begun" (it has objects) or "new"."""
+    """One image of a worklist.
+
+    Attributes
+    ----------
+    path
+        Its file.
+    state
+        "done", "begun" (it has objects) or "new".
+    doubt
+        How far its candidate masks disagree, 0..1; None where that is not known.
+    """
 
     path: Path
     state: str
+    doubt: float | None = None
 
 
 class Worklist:
@@ -125,6 +136,13 @@ class Worklist:
             raise StackError("Expected an opened image, got one that is not open yet: wait until it is shown.")
         self._session.set_done(record.id, is_done)
         self.changed.emit()
+
+    @property
+    def waiting(self) -> tuple[Path, ...]:
+        """Images other than the current one that are not done, in the order in which they come next."""
+        states = self._states()
+        order = [*self._paths[self._position + 1 :], *self._paths[: max(self._position, 0)]]
+        return tuple(path for path in order if states.get(path) != "done")
 
     def neighbours(self, reach: int = 1) -> tuple[Path, ...]:
         """Images that are likely to come next, likeliest first: forward, then backward."""
