@@ -80,6 +80,13 @@ TOOLTIPS: Mapping[str, str] = {
     "cancel": "Stop the run. The session stays as it is.",
     "use": "Take the trained model from now on.",
     "roll_back": "Go back to the model before the training.",
+    # Batch
+    "batch_source": "Folder of stacks, or one stack.",
+    "batch_target": "Where masks are written.",
+    "batch_model": "tiny, vit_b, vit_l, vit_h, or a file.",
+    "batch_axis": "Which axis holds the channels, counted from 0, where the files do not say; else leave it empty.",
+    "batch_channels": "Channels of the first stack. Tick those that the model sees, the same for every stack.",
+    "batch_cancel": "Stop after the stacks under way; what is written stays. A second time stops at once.",
 }
 
 
