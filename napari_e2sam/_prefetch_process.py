@@ -24,12 +24,15 @@ class PrefetchProcess(QObject):
         super().__init__(parent)
         self._process: QProcess | None = None
         self._rest = b""
-        self._task: tuple[str, tuple[str, ...]] = ("", ())
+        self._task: tuple[str, tuple[str, ...], int | None] = ("", (), None)
         self._left: list[Path] = []
 
-    def prepare(self, model: str, channels: Sequence[str], paths: Sequence[Path]) -> None:
-        """Prepare images in this order; a process that is at them already goes on with them."""
-        task = (model, tuple(channels))
+    def prepare(self, model: str, channels: Sequence[str], paths: Sequence[Path], axis: int | None = None) -> None:
+        """Prepare images in this order; a process that is at them already goes on with them.
+
+        `axis` holds the channels of those that do not say which one does.
+        """
+        task = (model, tuple(channels), axis)
         if self._process is not None and self._task == task and set(paths) <= set(self._left):
             return
         self.stop()
@@ -45,7 +48,7 @@ class PrefetchProcess(QObject):
         process.readyReadStandardOutput.connect(self._on_output)
         process.finished.connect(self._on_finished)
         self._process = process
-        process.start(sys.executable, _prefetch.command(model, channels, paths))
+        process.start(sys.executable, _prefetch.command(model, channels, paths, axis))
 
     def stop(self) -> None:
         """End what is under way; nothing is told of it any more."""
@@ -72,6 +75,9 @@ class PrefetchProcess(QObject):
         lines = (self._rest + bytes(self._process.readAllStandardOutput())).split(b"\n")
         self._rest = lines.pop()
         for line in lines:
+            # A library may print too.
+            if not line.startswith(b"{"):
+                continue
             answer = json.loads(line)
             path = Path(answer["path"])
             if path in self._left:

@@ -15,6 +15,8 @@ from e2sam.errors import StackError
 
 __all__ = ["WorkItem", "Worklist", "images_in"]
 
+_RANKS = ("done", "begun", "new")
+
 
 @dataclass(frozen=True)
 class WorkItem:
@@ -128,13 +130,12 @@ class Worklist:
         StackError
             If it has not been opened in this session yet.
         """
-        record = next(
-            (record for record in self._session.stacks() if self.current is not None and self.current in record.paths),
-            None,
-        )
-        if record is None:
+        # A file whose channel axis was first guessed and then chosen is there twice.
+        records = [record for record in self._session.stacks() if self.current in record.paths]
+        if not records:
             raise StackError("Expected an opened image, got one that is not open yet: wait until it is shown.")
-        self._session.set_done(record.id, is_done)
+        for record in records:
+            self._session.set_done(record.id, is_done)
         self.changed.emit()
 
     @property
@@ -157,17 +158,25 @@ class Worklist:
 
     def _states(self) -> dict[Path, str]:
         begun = {stack_id for stack_id, _ in self._session.planes()}
-        states = {}
+        states: dict[Path, str] = {}
         for record in self._session.stacks():
+            state = "done" if record.is_done else "begun" if record.id in begun else "new"
             for path in record.paths:
-                states[path] = "done" if record.is_done else "begun" if record.id in begun else "new"
+                states[path] = min(state, states.get(path, "new"), key=_RANKS.index)
         return states
+
+    def axis_of(self, path: Path) -> int | None:
+        """Channel axis that an image was worked on with; None where it was clear, or never more than a guess."""
+        begun = {stack_id for stack_id, _ in self._session.planes()}
+        used = [one for one in self._session.stacks() if path in one.paths and (one.is_done or one.id in begun)]
+        axes = [record.reading.get("channel_axis") for record in sorted(used, key=lambda one: one.id in begun)]
+        return axes[-1] if axes else None
 
 
 def _images_of(session: Session) -> tuple[Path, ...]:
     """The image files that a session has been about, where they are several: the way back to each of them."""
     kept = session.path.with_suffix(".stacks")
-    single = [record.paths[0] for record in session.stacks() if len(record.paths) == 1]
+    single = dict.fromkeys(record.paths[0] for record in session.stacks() if len(record.paths) == 1)
     files = tuple(path for path in single if path.parent != kept)
     return files if len(files) > 1 else ()
 

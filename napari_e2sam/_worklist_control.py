@@ -10,6 +10,7 @@ from napari.layers import Image
 
 from e2sam.data.session import Change
 from e2sam.errors import E2SamError
+from napari_e2sam._convert import UNCLEAR_KEY, UnclearFile
 from napari_e2sam._prefetch_process import PrefetchProcess
 from napari_e2sam._reader import read
 from napari_e2sam._state import Workplace
@@ -37,13 +38,14 @@ class WorklistControl:
         self._prefetching = PrefetchProcess()
         self._prefetching.prepared.connect(self._on_prepared)
         self._prefetching.finished.connect(self._on_prefetched)
-        self._used: tuple[str, tuple[str, ...]] = ("", ())
-        # By model and channels: the user may come back to them.
-        self._known: dict[tuple[str, tuple[str, ...]], dict[Path, float | None]] = {}
+        self._used: tuple[str, tuple[str, ...], int | None] = ("", (), None)
+        # By model, channels and channel axis: the user may come back to them.
+        self._known: dict[tuple[str, tuple[str, ...], int | None], dict[Path, float | None]] = {}
         self._doubts: dict[Path, float | None] = {}
         self._compares_all = False
         self._goes_to_doubt = False
         self._layer: Image | None = None
+        self._chosen: UnclearFile | None = None
         self.worklist = Worklist(work.session.file)
         panel.folder_chosen.connect(self.open_folder)
         panel.step_asked.connect(self.step)
@@ -99,7 +101,8 @@ class WorklistControl:
             return
         self._goes_to_doubt = False
         self._work.say(f"Opening {path.name}", "busy")
-        self._work.tasks.run(lambda: read(str(path)), self._on_read, self._work.fail, lane="worklist")
+        known, chosen = self.worklist.axis_of(path), self._chosen
+        self._work.tasks.run(lambda: _layers_of(path, known, chosen), self._on_read, self._work.fail, lane="worklist")
 
     def _on_read(self, layers: list[tuple[Any, dict[str, Any], str]]) -> None:
         viewer = self._work.viewer
@@ -129,6 +132,10 @@ class WorklistControl:
         scene = work.state.scene
         if scene is not None and scene.stack.source is not None:
             self.worklist.find(Path(scene.stack.source))
+            unclear = None if work.state.layer is None else work.state.layer.metadata.get(UNCLEAR_KEY)
+            if unclear is not None and scene.channel_axis is not None and not scene.warning:
+                # Asked once for a folder: the next image like this one is read like it.
+                self._chosen = replace(unclear, axis=scene.channel_axis)
         self._prefetch()
 
     def _prefetch(self) -> None:
@@ -136,11 +143,13 @@ class WorklistControl:
         state = self._work.state
         if not self._prefetches or not state.model or not state.names:
             return
-        used = (state.model["name"], state.names)
+        axis = None if self._chosen is None else self._chosen.axis
+        used = (state.model["name"], state.names, axis)
         if used != self._used:
             self._used, self._doubts, self._compares_all = used, self._known.setdefault(used, {}), False
         wanted = [*self.worklist.neighbours(), *(self.worklist.waiting if self._compares_all else ())]
-        self._prefetching.prepare(*used, [path for path in dict.fromkeys(wanted) if path not in self._doubts])
+        left = [path for path in dict.fromkeys(wanted) if path not in self._doubts]
+        self._prefetching.prepare(state.model["name"], state.names, left, axis)
 
     # -- the image of most doubt ---------------------------------------------------------------------------------------
 
@@ -197,3 +206,18 @@ class WorklistControl:
     def _update(self) -> None:
         items = [replace(item, doubt=self._doubts.get(item.path)) for item in self.worklist.items]
         self._panel.set_items(items, self.worklist.position)
+
+
+def _layers_of(path: Path, known: int | None, chosen: UnclearFile | None) -> list[tuple[Any, dict[str, Any], str]]:
+    """Layers of an image; an unclear one with the axis it was read with before, or that was chosen for one like it."""
+    (data, settings, kind), *others = read(str(path))
+    unclear = settings.get("metadata", {}).get(UNCLEAR_KEY)
+    if unclear is None:
+        return [(data, settings, kind), *others]
+    if known is None and chosen is not None and chosen.axis is not None and _are_alike(unclear, chosen, chosen.axis):
+        known = chosen.axis
+    return [(data, {**settings, "metadata": {UNCLEAR_KEY: replace(unclear, axis=known)}}, kind)]
+
+
+def _are_alike(one: UnclearFile, other: UnclearFile, axis: int) -> bool:
+    return len(one.shape) == len(other.shape) and one.shape[axis] == other.shape[axis]

@@ -156,6 +156,69 @@ def test_a_folder_is_worked_through_in_the_window(window: Any, folder: Path, qtb
     control.close()
 
 
+def test_an_unclear_channel_axis_is_asked_for_once(window: Any, tmp_path: Path, qtbot: Any) -> None:
+    place = tmp_path / "unclear"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in (("a1", (4, 6, 40, 48)), ("a2", (4, 6, 52, 44)), ("a3", (4, 7, 40, 48))):
+        np.save(place / f"{name}.npy", rng.uniform(0, 1, shape).astype(np.float32))
+    panel = WorklistPanel()
+    qtbot.addWidget(panel)
+    control = WorklistControl(panel, window.controller.work, prefetches=False)
+    stack_panel = window.panels.stack
+
+    def shown(name: str, num_channels: int) -> bool:
+        scene = window.state.scene
+        return (
+            scene is not None
+            and scene.stack.source == place / name
+            and scene.stack.num_channels == num_channels
+            and window.state.is_encoded
+        )
+
+    def choose(text: str) -> None:
+        texts = [stack_panel.axis.itemText(position) for position in range(stack_panel.axis.count())]
+        stack_panel.axis_chosen.emit(texts.index(text))
+
+    panel.folder_chosen.emit(place)
+    window.wait(lambda: shown("a1.npy", 4))
+    assert "is a guess" in stack_panel.warning.text()
+    choose("axis 1: 6 channels")
+    window.wait(lambda: shown("a1.npy", 6))
+    assert stack_panel.warning.text() == ""
+    assert window.viewer.layers[0].data.shape == (4, 6, 40, 48)
+    assert window.session.record.reading == {"channel_axis": 1}
+    window.click(20, 20)
+    window.controller.do("accept")
+    window.wait(lambda: panel.items.item(0).text().startswith("\N{MIDDLE DOT}"))
+
+    # The next of the same kind is read alike, may still be read otherwise, and one of another kind asks again.
+    panel.to_do.click()
+    window.wait(lambda: shown("a2.npy", 6))
+    assert stack_panel.warning.text() == ""
+    assert panel.items.item(0).text().startswith("\N{CHECK MARK}")
+    assert stack_panel.axis.currentText() == "axis 1: 6 channels"
+    choose("axis 0: 4 channels")
+    window.wait(lambda: shown("a2.npy", 4))
+    assert window.viewer.layers[0].data.shape == (6, 4, 52, 44)
+    choose("axis 1: 6 channels")
+    window.wait(lambda: shown("a2.npy", 6))
+    panel.to_do.click()
+    window.wait(lambda: shown("a3.npy", 4))
+    assert "is a guess" in stack_panel.warning.text()
+
+    # An image is read again as it was.
+    panel.items.setCurrentRow(0)
+    window.wait(lambda: shown("a1.npy", 6))
+    assert len(window.session.file.objects(window.session.stack_id)) == 1
+    assert control.worklist.remaining == 1
+    # A guess that nobody has worked with stays one.
+    panel.items.setCurrentRow(2)
+    window.wait(lambda: shown("a3.npy", 4))
+    assert "is a guess" in stack_panel.warning.text()
+    control.close()
+
+
 def test_neighbours_are_encoded_with_the_channels_in_use(folder: Path) -> None:
     asked: list[tuple[Any, ...]] = []
 
