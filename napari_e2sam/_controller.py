@@ -11,7 +11,7 @@ from typing import Any
 from napari.components import ViewerModel
 
 from e2sam.errors import E2SamError
-from napari_e2sam._canvas import Canvas, bind_all
+from napari_e2sam._canvas import Canvas
 from napari_e2sam._carry_control import CarryControl
 from napari_e2sam._class_control import ClassControl
 from napari_e2sam._encoding_control import EncodingControl
@@ -19,6 +19,7 @@ from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._object_control import ObjectControl
+from napari_e2sam._own_layers import bind_all
 from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
 from napari_e2sam._prompt_control import PromptControl
 from napari_e2sam._recipe_control import RecipeControl
