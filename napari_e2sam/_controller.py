@@ -11,15 +11,18 @@ from typing import Any
 from napari.components import ViewerModel
 
 from e2sam.errors import E2SamError
-from napari_e2sam._canvas import Canvas, bind_all
+from napari_e2sam._canvas import Canvas
 from napari_e2sam._carry_control import CarryControl
+from napari_e2sam._class_control import ClassControl
 from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._object_control import ObjectControl
+from napari_e2sam._own_layers import bind_all
 from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
 from napari_e2sam._prompt_control import PromptControl
+from napari_e2sam._recipe_control import RecipeControl
 from napari_e2sam._reopen_control import ReopenControl
 from napari_e2sam._sample_data import motorcycle
 from napari_e2sam._session import SessionModel
@@ -82,9 +85,11 @@ class Controller:
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
+        self.recipes = RecipeControl(panels.channels, self.work, self.encoding.encode)
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
+        self.classes = ClassControl(panels.objects, self.work)
         self.carrying = CarryControl(panels.objects, self.work, self.stack.go_on, self.prompts.begin)
         self.learning = LearningControl(panels.learning, self.work, self.encoding)
         # A stand-in for the engine has no cache that another process could fill.
@@ -150,13 +155,14 @@ class Controller:
             "review": self.objects.review,
             "next": self.objects.next_unreviewed,
             "carry": self.carrying.carry,
+            "most doubt": self.worklist.go_to_doubt,
             "next click": self.prompts.toggle_next_click,
         }
         for tool in ("points", "box", "scribble", "move"):
             actions[f"tool {tool}"] = partial(self.prompts.take_tool, tool)
         for number in range(9):
             actions[f"preset {number}"] = partial(self.encoding.take_preset, number)
-            actions[f"class {number}"] = partial(self.objects.choose_class_at, number)
+            actions[f"class {number}"] = partial(self.classes.choose_at, number)
         for number in range(3):
             actions[f"candidate {number}"] = partial(self.prompts.choose_candidate, number)
         return actions

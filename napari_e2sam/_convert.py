@@ -21,6 +21,7 @@ from e2sam.errors import AxisError, StackError
 __all__ = [
     "AxisChoice",
     "Scene",
+    "UnclearFile",
     "axis_choices",
     "axis_labels",
     "box_of_corners",
@@ -35,6 +36,8 @@ __all__ = [
 # Key under which our reader leaves the stack it read in a layer's metadata.
 STACK_KEY = "e2sam_stack"
 AXIS_KEY = "e2sam_channel_axis"
+# And an `UnclearFile`, where nobody could tell which axis of the file holds the channels.
+UNCLEAR_KEY = "e2sam_unclear"
 _CHANNEL_LABELS = ("c", "channel", "channels", "band", "bands")
 _SENT_BYTES = 1 << 29
 
@@ -45,6 +48,37 @@ class AxisChoice:
 
     axis: int | None
     text: str
+
+
+@dataclass(frozen=True)
+class UnclearFile:
+    """A file whose channel axis is not clear: what is needed to read it when somebody has said which it is.
+
+    Attributes
+    ----------
+    source
+        Path, or paths, as given to `read_stack`.
+    shape
+        Lengths of the file's axes, in the file's order.
+    channel_names, nodata
+        As given to `read_stack`.
+    axis
+        What is known to be the channel axis, or None.
+    """
+
+    source: str | tuple[str, ...]
+    shape: tuple[int, ...]
+    channel_names: tuple[str, ...] | None = None
+    nodata: float | None = None
+    axis: int | None = None
+
+    def read(self, channel_axis: int) -> ChannelStack:
+        """The stack with its channels on an axis of the file."""
+        from e2sam.data.io import read_stack
+
+        paths = self.source if isinstance(self.source, str) else list(self.source)
+        names = None if self.channel_names is None else list(self.channel_names)
+        return read_stack(paths, channel_axis, names, nodata=self.nodata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +155,13 @@ def axis_choices(layer: Image) -> tuple[AxisChoice, ...]:
         return (AxisChoice(len(stack.leading), f"channels: {stack.num_channels}"),)
     if len(data.shape) == 2:
         return (AxisChoice(None, "one channel"),)
-    axes = sorted(range(len(data.shape)), key=lambda axis: (int(data.shape[axis]), axis))
+    # The layer shows a file with its axes in our order; one chooses among those of the file.
+    shape = layer.metadata[UNCLEAR_KEY].shape if UNCLEAR_KEY in layer.metadata else tuple(map(int, data.shape))
+    axes = sorted(range(len(shape)), key=lambda axis: (shape[axis], axis))
     named = _labelled_axis(layer)
     if named is not None:
         axes = [named, *(axis for axis in axes if axis != named)]
-    return tuple(
-        AxisChoice(axis, f"axis {axis}: {data.shape[axis]} channels") for axis in axes if data.shape[axis] <= 1024
-    )
+    return tuple(AxisChoice(axis, f"axis {axis}: {shape[axis]} channels") for axis in axes if shape[axis] <= 1024)
 
 
 def channels_first(layer: Image, axis: int) -> None:
@@ -206,8 +240,12 @@ def _scene_of_one(layer: Image, channel_axis: int | None) -> Scene:
         return Scene(ChannelStack(np.moveaxis(np.asarray(data), -1, 0), channels), **place)
     if len(data.shape) == 2:
         return Scene(ChannelStack(data[np.newaxis], (ChannelSpec(layer.name),)), **place)
-    axis = axis_choices(layer)[0].axis if channel_axis is None else channel_axis
-    guessed = channel_axis is None and _is_unclear(layer)
+    unclear = layer.metadata.get(UNCLEAR_KEY)
+    known = unclear.axis if channel_axis is None and unclear is not None else channel_axis
+    axis = axis_choices(layer)[0].axis if known is None else known
+    warning = "Which axis holds the channels is a guess: choose above." if known is None and _is_unclear(layer) else ""
+    if unclear is not None and axis is not None:
+        return Scene(unclear.read(axis), channel_axis=axis, warning=warning, **place)
     target = len(data.shape) - 3
     if axis is None or target > 2:
         raise StackError(f"Expected at most T, Z, channel, row and column axes, got shape {tuple(data.shape)}.")
@@ -215,12 +253,13 @@ def _scene_of_one(layer: Image, channel_axis: int | None) -> Scene:
         data = np.moveaxis(np.asarray(data), axis, target)
     channels = tuple(ChannelSpec(f"{index}") for index in range(data.shape[target]))
     stack = ChannelStack(data, channels, leading=("", "T", "TZ")[target])
-    warning = "Which axis holds the channels is a guess: choose above." if guessed else ""
     return Scene(stack, channel_axis=axis, warning=warning, **place)
 
 
 def _is_unclear(layer: Image) -> bool:
     """Whether neither the labels of a layer's axes nor their lengths say which one holds the channels."""
+    if UNCLEAR_KEY in layer.metadata:
+        return True
     try:
         resolve_axes(tuple(int(length) for length in _pixels(layer).shape))
     except AxisError:

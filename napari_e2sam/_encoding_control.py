@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from e2sam.data.channels import Suggestion, suggest_selections
-from e2sam.data.normalize import ChannelRecipe, fit_recipes
-from e2sam.data.stack import ChannelStack
-from napari_e2sam._composite import composite_of, step_of
+from e2sam.errors import E2SamError
+from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import ModelRow
@@ -45,7 +43,6 @@ class EncodingControl:
         self._sent_key = ""
         self._shows_composite = True
         channels.selection_changed.connect(self._on_selection)
-        channels.recipe_chosen.connect(self._on_recipe)
         channels.suggestion_asked.connect(self.suggest)
         channels.preset_chosen.connect(self.take_preset)
         channels.preset_saved.connect(self._on_preset_saved)
@@ -193,7 +190,7 @@ class EncodingControl:
         elif self._work.session.plane and state.selection and max(state.selection) < len(names):
             self._select(state.selection, store=False)
         else:
-            state.selection = ()
+            state.selection, state.is_deselected = (), False
             self.suggest()
 
     def suggest(self) -> None:
@@ -253,13 +250,22 @@ class EncodingControl:
 
     def _on_selection(self, selection: tuple[int, ...]) -> None:
         if not selection:
-            self._work.state.selection = ()
-            self._work.state.is_encoded = False
-            self._work.fail("Expected at least 1 selected channel, got 0: tick one in Channels.")
+            self._deselect()
             return
         self._work.say("", "info")
         self._channels.set_reason("")
         self._select(selection)
+
+    def _deselect(self) -> None:
+        """No channel is ticked: nothing is encoded, and what waits to be is dropped."""
+        work, state = self._work, self._work.state
+        state.selection, state.is_encoded, state.is_deselected = (), False, True
+        work.engine.forget("prepare")
+        self._model.set_progress(None, "")
+        try:
+            state.check_encoded()
+        except E2SamError as error:
+            work.fail(str(error))
 
     def _fit_selection_to(self, channels: Sequence[str]) -> None:
         """A student takes its own channels only: untick the others."""
@@ -275,40 +281,17 @@ class EncodingControl:
             return
         kept = tuple(index for index in self._work.state.selection if names[index] in channels)
         chosen = kept or tuple(names.index(name) for name in channels)
-        self._work.state.selection = chosen
+        self._work.state.selection, self._work.state.is_deselected = chosen, False
         self._channels.set_selection(chosen)
 
     def _select(self, selection: tuple[int, ...], store: bool = True) -> None:
         work = self._work
-        work.state.selection = selection
+        work.state.selection, work.state.is_deselected = selection, False
         self._channels.set_selection(selection)
         self._show_presets()
         if store and not work.session.file.is_read_only:
             work.session.file.set_selection(work.session.place[0], work.state.names)
         self.encode()
-
-    def _on_recipe(self, index: int, kind: str) -> None:
-        work = self._work
-        stack = work.state.plane_of(work.session.plane)
-        name = work.state.rows[index].name
-
-        def fit() -> ChannelRecipe:
-            return fit_recipes(
-                ChannelStack(stack.read(channels=[index], step=step_of(stack)), (stack.channels[index],)), {name: kind}
-            )[0]
-
-        def done(recipe: ChannelRecipe) -> None:
-            state = work.state
-            state.recipes = (*state.recipes[:index], recipe, *state.recipes[index + 1 :])
-            state.rows = (*state.rows[:index], replace(state.rows[index], recipe=recipe.kind), *state.rows[index + 1 :])
-            self._channels.set_rows(state.rows)
-            self._channels.set_selection(state.selection)
-            if not work.session.file.is_read_only:
-                work.session.file.set_recipes(work.session.place[0], state.recipes)
-            if index in state.selection:
-                self.encode()
-
-        work.tasks.run(fit, done, work.fail)
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialog, QVBoxLayout, QWidget
 
 from e2sam.data.export import export
-from e2sam.data.importing import import_coco, import_labels
-from e2sam.errors import E2SamError
+from e2sam.data.importing import Imported, import_coco, import_labels
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.export import ExportForm, ExportRequest, ImportForm, ImportRequest
 
@@ -76,20 +75,31 @@ class ExchangeControl:
         work.tasks.run(write, lambda text: work.say(text, "info"), work.fail)
 
     def take(self, path: Path, class_id: int | None = None, is_reviewed: bool = False) -> None:
-        """Take objects from a label image or a COCO file; one step that can be undone."""
-        session = self._work.session
-        try:
-            stack_id, plane = session.place
+        """Take objects from a label image or a COCO file, in a thread; one step that can be undone."""
+        work, session = self._work, self._work.session
+        # The form opens only over a stack.
+        stack_id, plane = session.place
+        chosen = session.class_id if class_id is None else class_id
+
+        def read() -> Imported:
             if path.suffix.lower() == ".json":
-                taken = import_coco(session.file, path, is_reviewed=is_reviewed or None)
-            else:
-                chosen = session.class_id if class_id is None else class_id
-                taken = import_labels(
-                    session.file, stack_id, path, plane=plane, class_id=chosen, is_reviewed=is_reviewed
-                )
-        except (E2SamError, OSError) as error:
-            self._work.fail(str(error))
-            return
-        waiting = sum(not record.is_reviewed for record in taken)
-        told = f"; {waiting} wait for your review" if waiting else ""
-        self._work.say(f"{len(taken)} objects taken from {path.name}{told}.", "info")
+                return import_coco(session.file, path, is_reviewed=is_reviewed or None)
+            return import_labels(session.file, stack_id, path, plane=plane, class_id=chosen, is_reviewed=is_reviewed)
+
+        def show(imported: Imported) -> None:
+            session.tell()
+            work.say(_imported_text(imported, path.name), "info")
+
+        work.say(f"Reading {path.name}", "busy")
+        work.tasks.run(read, show, work.fail)
+
+
+def _imported_text(imported: Imported, name: str) -> str:
+    count, skipped = len(imported.objects), imported.num_skipped
+    parts = [f"{count} object{'' if count == 1 else 's'} taken from {name}"]
+    if skipped:
+        parts.append(f"{skipped} skipped, {'it is' if skipped == 1 else 'they are'} here already")
+    waiting = sum(not record.is_reviewed for record in imported.objects)
+    if waiting:
+        parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for your review")
+    return "; ".join(parts) + "."

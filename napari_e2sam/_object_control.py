@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QInputDialog
 
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.session import Change, NewObject, ObjectRecord
@@ -55,15 +54,12 @@ class ObjectControl:
         }
         panel.action_asked.connect(lambda name: self._try(self._actions[name]))
         panel.chosen.connect(self._on_chosen)
-        panel.class_chosen.connect(self.choose_class)
-        panel.class_add_asked.connect(self._on_class_add_asked)
         panel.reviewed_changed.connect(self._on_reviewed_changed)
         panel.overlap_chosen.connect(self._on_overlap_chosen)
         work.session.changed.connect(self._on_change)
         work.canvas.painted.connect(self._on_painted)
         work.canvas.objects_made.connect(self._draw_all)
         panel.set_overlap(work.session.file.overlap)
-        self._show_classes()
 
     def _try(self, action: Callable[[], Any]) -> None:
         try:
@@ -137,37 +133,6 @@ class ObjectControl:
         self._panel.choose([record.id])
         self._work.canvas.look_at(record.box)
 
-    def choose_class(self, name: str) -> None:
-        """Make a class the current one; chosen objects take it."""
-        session = self._work.session
-        record = next((one for one in session.file.classes() if one.name == name), None)
-        if record is None:
-            return
-        session.class_id = record.id
-        if chosen := self._panel.chosen_ids:
-            self._try(lambda: session.file.set_class(chosen, record.id))
-        self._show_classes()
-
-    def choose_class_at(self, position: int) -> None:
-        """Make the class at a position the current one."""
-        classes = self._work.session.file.classes()
-        if position < len(classes):
-            self.choose_class(classes[position].name)
-
-    def _on_class_add_asked(self) -> None:
-        name, is_given = QInputDialog.getText(self._panel, "New class", "Name of the class:")
-        if is_given and name.strip():
-            self.add_class(name.strip())
-
-    def add_class(self, name: str) -> None:
-        """Add a class and make it the current one."""
-
-        def add() -> None:
-            self._work.session.class_id = self._work.session.file.add_class(name).id
-            self._show_classes()
-
-        self._try(add)
-
     def _on_reviewed_changed(self, numbers: list[int], is_reviewed: bool) -> None:
         self._try(lambda: self._work.session.file.set_reviewed(numbers, is_reviewed))
 
@@ -194,8 +159,10 @@ class ObjectControl:
         if self._everything is not None:
             work.engine.cancel("everything")
             return
-        if not work.state.is_encoded:
-            work.fail("Expected an encoded stack, got none: wait for the encoding, or choose a layer in Stack.")
+        try:
+            work.state.check_encoded()
+        except E2SamError as error:
+            work.fail(str(error))
             return
         self._everything = work.session.place
         self._panel.set_segmenting(True)
@@ -282,8 +249,6 @@ class ObjectControl:
         if here:
             self._waiting += squares_of(here)
             self._draw_waiting()
-        if change.has_classes or change.kind == "refresh":
-            self._show_classes()
         if change.objects or change.has_classes or change.kind == "refresh":
             self._show_rows()
         self._show_history()
@@ -329,14 +294,6 @@ class ObjectControl:
                 before = record, _row_of(record, classes)
             self._rows[record.id] = before
         self._panel.set_rows([row for _, row in self._rows.values()], self._work.canvas.colour_of)
-
-    def _show_classes(self) -> None:
-        session = self._work.session
-        classes = session.file.classes()
-        if all(record.id != session.class_id for record in classes):
-            session.class_id = classes[0].id
-        current = next(record.name for record in classes if record.id == session.class_id)
-        self._panel.set_classes([record.name for record in classes], current, [record.colour for record in classes])
 
     def _show_history(self) -> None:
         file = self._work.session.file

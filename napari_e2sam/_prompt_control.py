@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
+from e2sam.data.doubt import doubt_of
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, Change, Conditions, Draft
@@ -193,7 +194,10 @@ class PromptControl:
             return
         if not work.state.is_encoded:
             self._predicts_after_encoding = True
-            work.say("The mask comes when the image is encoded", "busy")
+            if work.state.is_deselected:
+                self._try(work.state.check_encoded)
+            else:
+                work.say("The mask comes when the image is encoded", "busy")
             return
         place, prompts = work.session.place, draft.prompts
         conditions = Conditions(
@@ -395,17 +399,13 @@ class PromptControl:
 
 
 def next_click(masks: Sequence[MaskCrop]) -> tuple[Box, NDArray[np.float32], tuple[float, float]]:
-    """Where candidate masks disagree: a box, the doubt (h, w) in [0, 1] in it, and the (x, y) deepest inside of it.
-
-    Doubt is 4 p (1 - p) with p the share of the masks that hold a pixel: 1 where half of them do.
-    """
+    """Where candidate masks disagree: a box, the doubt (h, w) in [0, 1] in it, and the (x, y) deepest inside of it."""
     from scipy.ndimage import distance_transform_edt
 
     box = masks[0].box
     for mask in masks[1:]:
         box = unite(box, mask.box)
-    share = np.mean([mask.window(box) for mask in masks], axis=0)
-    doubt = np.asarray(4 * share * (1 - share), np.float32)
+    doubt = doubt_of(np.stack([mask.window(box) for mask in masks]))
     depth = distance_transform_edt(np.pad(doubt > 0, 1))[1:-1, 1:-1] * doubt
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
     return box, doubt, (box[0] + float(column) + 0.5, box[1] + float(row) + 0.5)

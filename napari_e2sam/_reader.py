@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_e2sam._convert import AXIS_KEY, STACK_KEY, axis_labels
+from napari_e2sam._convert import AXIS_KEY, STACK_KEY, UNCLEAR_KEY, UnclearFile, axis_labels
 from napari_e2sam._pyramid import levels_of
 
 __all__ = ["get_reader", "layer_of", "read"]
@@ -44,7 +44,11 @@ def read(
         stack = read_stack(paths, channel_axis, channel_names, nodata=nodata)
     except AxisError:
         # The third axis from the end as channels leaves the axes in the file's order.
-        return [(read_stack(paths, -3).data, {"name": name, "rgb": False}, "image")]
+        data = read_stack(paths, -3).data
+        source = paths if isinstance(paths, str) else tuple(paths)
+        names = None if channel_names is None else tuple(channel_names)
+        unclear = UnclearFile(source, tuple(int(length) for length in data.shape), names, nodata)
+        return [(data, {"name": name, "rgb": False, "metadata": {UNCLEAR_KEY: unclear}}, "image")]
     metadata = {STACK_KEY: stack, AXIS_KEY: channel_axis}
     is_photograph = stack.num_channels == 3 and np.dtype(stack.data.dtype) == np.uint8 and not stack.leading
     if is_photograph and isinstance(stack.data, np.ndarray):

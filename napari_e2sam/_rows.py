@@ -36,6 +36,8 @@ class ChannelRow:
         Share of pixels that were not measured, 0..1.
     wavelength_nm
         Centre wavelength or None.
+    used
+        Range of values that the model sees as 0 to 1: that of the recipe, in the channel's unit.
     """
 
     index: int
@@ -48,6 +50,7 @@ class ChannelRow:
     histogram: tuple[float, ...] = ()
     invalid: float = 0.0
     wavelength_nm: float | None = None
+    used: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

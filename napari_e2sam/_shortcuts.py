@@ -42,6 +42,7 @@ SHORTCUTS: Sequence[Shortcut] = (
     Shortcut("U", "next", "Next object that is not reviewed"),
     Shortcut("T", "carry", "Carry the object to the next plane"),
     Shortcut("N", "next click", "Where to click next"),
+    Shortcut("D", "most doubt", "Image of the worklist whose masks disagree most"),
     *(Shortcut(f"Alt-{number}", f"preset {number - 1}", f"Channel preset {number}") for number in range(1, 10)),
     *(Shortcut(f"Control-{number}", f"class {number - 1}", f"Class {number}") for number in range(1, 10)),
 )

@@ -19,7 +19,7 @@ from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError, PromptError
 from napari_e2sam._composite import composite_of
-from napari_e2sam._convert import AXIS_KEY, STACK_KEY, Scene, axis_choices, channels_first, scene_of
+from napari_e2sam._convert import STACK_KEY, UNCLEAR_KEY, Scene, axis_choices, channels_first, scene_of
 from napari_e2sam._rows import ChannelRow, LayerRow
 from napari_e2sam._state import Workplace
 from napari_e2sam._statistics import channel_rows, display_range
@@ -86,6 +86,8 @@ class StackControl:
     def choose(self, layers: tuple[Image, ...], axis: int | None = None) -> None:
         """Make a stack of these layers."""
         self._chosen, self._axis = layers, axis
+        if axis is None and len(layers) == 1 and UNCLEAR_KEY in layers[0].metadata:
+            self._axis = layers[0].metadata[UNCLEAR_KEY].axis
         self._update_layers()
         if not layers:
             return
@@ -132,7 +134,10 @@ class StackControl:
             and not layer.rgb
             and scene.channel_axis is not None
         ):
-            channels_first(layer, scene.channel_axis)
+            if UNCLEAR_KEY in layer.metadata:
+                layer.data = scene.stack.data
+            else:
+                channels_first(layer, scene.channel_axis)
         state = work.state
         state.scene, state.layer, state.rows, state.recipes = scene, layer, rows, recipes
         state.is_encoded = False
@@ -369,8 +374,7 @@ def _opened(
     scene = scene_of(layers, axis)
     stack = scene.stack
     if stack.source is not None:
-        found = layers[0].metadata.get(AXIS_KEY)
-        reading = {} if found is None else {"channel_axis": found}
+        reading = {} if scene.channel_axis is None else {"channel_axis": scene.channel_axis}
         record = work.session.file.add_stack(stack, reading=reading)
     else:
         paths = [kept] if (kept := _kept(stack, work.session.path)) is not None else []
@@ -385,7 +389,7 @@ def _opened(
 def _described(stack: ChannelStack, record: StackRecord) -> tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]:
     middle = stack.plane(*(count // 2 for count in stack.num_planes))
     recipes = record.recipes if record.recipes is not None else fit_recipes(middle)
-    return channel_rows(middle, [recipe.kind for recipe in recipes]), tuple(recipes)
+    return channel_rows(middle, recipes), tuple(recipes)
 
 
 def _kept(stack: ChannelStack, session: Path) -> Path | None:

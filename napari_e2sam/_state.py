@@ -13,6 +13,7 @@ from psygnal import Signal
 
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.stack import ChannelStack
+from e2sam.errors import PromptError
 from napari_e2sam._canvas import Canvas
 from napari_e2sam._convert import Scene
 from napari_e2sam._jobs import EngineClient, Tasks
@@ -57,6 +58,8 @@ class State:
         Indices of the selected channels, in the user's order.
     model
         What the engine said of the loaded model; empty before one is loaded.
+    is_deselected
+        Whether the user has unticked every channel, so that no encoding is under way or to come.
     is_encoded
         Whether the engine can answer prompts for exactly this.
     grid
@@ -74,6 +77,7 @@ class State:
         self.selection: tuple[int, ...] = ()
         self.model: dict[str, Any] = {}
         self.matrix: NDArray[Any] | None = None
+        self.is_deselected = False
         self.is_encoded = False
         self.grid: LogitsGrid | None = None
 
@@ -81,6 +85,19 @@ class State:
     def names(self) -> tuple[str, ...]:
         """Names of the selected channels."""
         return tuple(self.rows[index].name for index in self.selection) if self.rows else ()
+
+    def check_encoded(self) -> None:
+        """Say what is missing before the engine can answer.
+
+        Raises
+        ------
+        PromptError
+            If no channel is selected, or the encoding is still to come.
+        """
+        if self.is_deselected:
+            raise PromptError("Expected at least 1 selected channel, got 0: tick one in Channels.")
+        if not self.is_encoded:
+            raise PromptError("Expected an encoded stack, got none: wait for the encoding, or choose a layer in Stack.")
 
     def plane_of(self, plane: tuple[int, ...]) -> ChannelStack:
         """The single scene at a plane."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.stack import ChannelStack
 from napari_e2sam._rows import ChannelRow
 
@@ -23,8 +24,8 @@ _PRESETS = {
 _TOLERANCE_NM = 60.0
 
 
-def channel_rows(stack: ChannelStack, recipes: Sequence[str]) -> tuple[ChannelRow, ...]:
-    """Range, histogram and invalid share of each channel of a single scene, with the kind of its recipe."""
+def channel_rows(stack: ChannelStack, recipes: Sequence[ChannelRecipe]) -> tuple[ChannelRow, ...]:
+    """Range, histogram and invalid share of each channel of a single scene, with its recipe's kind and range."""
     step = max(1, int(np.ceil(max(stack.size) / _SAMPLE_SIDE)))
     rows = []
     for index, channel in enumerate(stack.channels):
@@ -38,12 +39,13 @@ def channel_rows(stack: ChannelStack, recipes: Sequence[str]) -> tuple[ChannelRo
                 channel.name,
                 channel.kind,
                 channel.unit,
-                recipes[index],
+                recipes[index].kind,
                 low,
                 high,
                 _histogram(values),
                 1.0 - float(valid.mean()),
                 channel.wavelength_nm,
+                recipes[index].value_range,
             )
         )
     return tuple(rows)

@@ -18,9 +18,18 @@ TOOLTIPS: Mapping[str, str] = {
     "alignment": "Estimate the shift between each selected channel and the first one, by phase correlation.",
     "correct": "Shift the channels that lie more than 2 pixels off back onto the first one.",
     "blink": "Switch the display between the channels that were compared.",
+    # Worklist
+    "open_folder": "Take the images of a folder as a worklist; it is kept in the session.",
+    "worklist": "Images of the worklist: a tick for those that are done, a dot for those with objects.",
+    "most_doubt": "Go to the image, not done yet, whose candidate masks disagree most (D); found in the background.",
+    "previous_image": "The image before this one.",
+    "next_image": "The image after this one.",
+    "done_and_next": "Tick this image off and go to the next one that is not done.",
+    "image_done": "Whether this image is done.",
     # Channels
     "filter": "Show only channels whose name, role or unit contains this text, or a range such as 10-20.",
     "channels": "Tick the channels that the model sees. Space ticks every highlighted row.",
+    "range": "Double-click to give the range by hand: two numbers such as 0 to 255. auto takes back recipe and range.",
     "suggest": "Propose the most informative selection, and say why.",
     "preset": "Selections for this stack. Alt+1 to Alt+9 choose the first nine.",
     "save_preset": "Keep the current selection as a preset of this session.",
@@ -46,6 +55,8 @@ TOOLTIPS: Mapping[str, str] = {
     "objects": "Accepted objects. Double-click edits one from its own prompts.",
     "classes": "Class of new objects, and of the chosen ones.",
     "add_class": "Add a class.",
+    "rename_class": "Give this class another name; its objects keep it.",
+    "remove_class": "Remove this class. Where objects have it, you say which class they go to.",
     "undo": "Undo (Ctrl+Z).",
     "redo": "Redo (Ctrl+Shift+Z).",
     "edit": "Take the chosen object back into prompts and improve it (E).",
@@ -69,6 +80,13 @@ TOOLTIPS: Mapping[str, str] = {
     "cancel": "Stop the run. The session stays as it is.",
     "use": "Take the trained model from now on.",
     "roll_back": "Go back to the model before the training.",
+    # Batch
+    "batch_source": "Folder of stacks, or one stack.",
+    "batch_target": "Where masks are written.",
+    "batch_model": "tiny, vit_b, vit_l, vit_h, or a file.",
+    "batch_axis": "Which axis holds the channels, counted from 0, where the files do not say; else leave it empty.",
+    "batch_channels": "Channels of the first stack. Tick those that the model sees, the same for every stack.",
+    "batch_cancel": "Stop after the stacks under way; what is written stays. A second time stops at once.",
 }
 
 

@@ -15,13 +15,26 @@ from e2sam.errors import StackError
 
 __all__ = ["WorkItem", "Worklist", "images_in"]
 
+_RANKS = ("done", "begun", "new")
+
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One image of a worklist; `state` is "done", "begun" (it has objects) or "new"."""
+    """One image of a worklist.
+
+    Attributes
+    ----------
+    path
+        Its file.
+    state
+        "done", "begun" (it has objects) or "new".
+    doubt
+        How far its candidate masks disagree, 0..1; None where that is not known.
+    """
 
     path: Path
     state: str
+    doubt: float | None = None
 
 
 class Worklist:
@@ -117,14 +130,20 @@ class Worklist:
         StackError
             If it has not been opened in this session yet.
         """
-        record = next(
-            (record for record in self._session.stacks() if self.current is not None and self.current in record.paths),
-            None,
-        )
-        if record is None:
+        # A file whose channel axis was first guessed and then chosen is there twice.
+        records = [record for record in self._session.stacks() if self.current in record.paths]
+        if not records:
             raise StackError("Expected an opened image, got one that is not open yet: wait until it is shown.")
-        self._session.set_done(record.id, is_done)
+        for record in records:
+            self._session.set_done(record.id, is_done)
         self.changed.emit()
+
+    @property
+    def waiting(self) -> tuple[Path, ...]:
+        """Images other than the current one that are not done, in the order in which they come next."""
+        states = self._states()
+        order = [*self._paths[self._position + 1 :], *self._paths[: max(self._position, 0)]]
+        return tuple(path for path in order if states.get(path) != "done")
 
     def neighbours(self, reach: int = 1) -> tuple[Path, ...]:
         """Images that are likely to come next, likeliest first: forward, then backward."""
@@ -139,17 +158,25 @@ class Worklist:
 
     def _states(self) -> dict[Path, str]:
         begun = {stack_id for stack_id, _ in self._session.planes()}
-        states = {}
+        states: dict[Path, str] = {}
         for record in self._session.stacks():
+            state = "done" if record.is_done else "begun" if record.id in begun else "new"
             for path in record.paths:
-                states[path] = "done" if record.is_done else "begun" if record.id in begun else "new"
+                states[path] = min(state, states.get(path, "new"), key=_RANKS.index)
         return states
+
+    def axis_of(self, path: Path) -> int | None:
+        """Channel axis that an image was worked on with; None where it was clear, or never more than a guess."""
+        begun = {stack_id for stack_id, _ in self._session.planes()}
+        used = [one for one in self._session.stacks() if path in one.paths and (one.is_done or one.id in begun)]
+        axes = [record.reading.get("channel_axis") for record in sorted(used, key=lambda one: one.id in begun)]
+        return axes[-1] if axes else None
 
 
 def _images_of(session: Session) -> tuple[Path, ...]:
     """The image files that a session has been about, where they are several: the way back to each of them."""
     kept = session.path.with_suffix(".stacks")
-    single = [record.paths[0] for record in session.stacks() if len(record.paths) == 1]
+    single = dict.fromkeys(record.paths[0] for record in session.stacks() if len(record.paths) == 1)
     files = tuple(path for path in single if path.parent != kept)
     return files if len(files) > 1 else ()
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Image
-from qtpy.QtCore import QCoreApplication, QProcess, QProcessEnvironment
 
 from e2sam.data.session import Change
 from e2sam.errors import E2SamError
-from napari_e2sam import _prefetch
-from napari_e2sam._convert import STACK_KEY
+from napari_e2sam._convert import UNCLEAR_KEY, UnclearFile
+from napari_e2sam._prefetch_process import PrefetchProcess
 from napari_e2sam._reader import read
 from napari_e2sam._state import Workplace
 from napari_e2sam._worklist import Worklist
@@ -29,22 +28,31 @@ class WorklistControl:
     panel, work
         The panel, and what every controller is given.
     prefetches
-        Whether neighbours are encoded in the background.
+        Whether images are encoded and compared in the background.
     """
 
     def __init__(self, panel: WorklistPanel, work: Workplace, prefetches: bool = True) -> None:
         self._panel = panel
         self._work = work
         self._prefetches = prefetches
-        self._process: QProcess | None = None
-        self._prepared: tuple[Any, ...] = ()
+        self._prefetching = PrefetchProcess()
+        self._prefetching.prepared.connect(self._on_prepared)
+        self._prefetching.finished.connect(self._on_prefetched)
+        self._used: tuple[str, tuple[str, ...], int | None] = ("", (), None)
+        # By model, channels and channel axis: the user may come back to them.
+        self._known: dict[tuple[str, tuple[str, ...], int | None], dict[Path, float | None]] = {}
+        self._doubts: dict[Path, float | None] = {}
+        self._compares_all = False
+        self._goes_to_doubt = False
         self._layer: Image | None = None
+        self._chosen: UnclearFile | None = None
         self.worklist = Worklist(work.session.file)
         panel.folder_chosen.connect(self.open_folder)
         panel.step_asked.connect(self.step)
         panel.item_chosen.connect(self._on_item_chosen)
         panel.done_changed.connect(self.set_done)
         panel.next_to_do_asked.connect(self.done_and_next)
+        panel.doubt_asked.connect(self.go_to_doubt)
         self.worklist.changed.connect(self._update)
         work.session.changed.connect(self._on_change)
         work.state.encoded.connect(self._on_encoded)
@@ -52,14 +60,7 @@ class WorklistControl:
 
     def close(self) -> None:
         """End the background encoding."""
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.finished.disconnect(self._on_finished)
-            # Qt must not take down an object whose process still runs: it goes when the process has.
-            process.setParent(QCoreApplication.instance())
-            process.finished.connect(process.deleteLater)
-            process.kill()
-            process.waitForFinished(2000)
+        self._prefetching.close()
 
     def open_folder(self, folder: Path) -> None:
         """Take a folder as the worklist and show its first image that is not done."""
@@ -98,8 +99,10 @@ class WorklistControl:
         path = self.worklist.current
         if path is None:
             return
+        self._goes_to_doubt = False
         self._work.say(f"Opening {path.name}", "busy")
-        self._work.tasks.run(lambda: read(str(path)), self._on_read, self._work.fail, lane="worklist")
+        known, chosen = self.worklist.axis_of(path), self._chosen
+        self._work.tasks.run(lambda: _layers_of(path, known, chosen), self._on_read, self._work.fail, lane="worklist")
 
     def _on_read(self, layers: list[tuple[Any, dict[str, Any], str]]) -> None:
         viewer = self._work.viewer
@@ -116,6 +119,10 @@ class WorklistControl:
             self.show()
 
     def _on_change(self, change: Change) -> None:
+        if change.kind in ("do", "undo", "redo") and self._goes_to_doubt:
+            # Who goes on working here is not taken elsewhere.
+            self._goes_to_doubt = False
+            self._work.say("Images are compared in the background: ask again when you are done here.", "info")
         # An image counts as begun with its first object and as new again without one.
         if change.objects or change.kind == "refresh" or change.verb in ("stack", "done"):
             self._update()
@@ -125,32 +132,92 @@ class WorklistControl:
         scene = work.state.scene
         if scene is not None and scene.stack.source is not None:
             self.worklist.find(Path(scene.stack.source))
+            unclear = None if work.state.layer is None else work.state.layer.metadata.get(UNCLEAR_KEY)
+            if unclear is not None and scene.channel_axis is not None and not scene.warning:
+                # Asked once for a folder: the next image like this one is read like it.
+                self._chosen = replace(unclear, axis=scene.channel_axis)
         self._prefetch()
 
     def _prefetch(self) -> None:
-        """Encode the neighbours of the current image with the model and the channels in use, for the next step."""
-        work = self._work
-        paths = self.worklist.neighbours()
-        layer = work.state.layer
-        is_ours = layer is not None and layer.metadata.get(STACK_KEY) is not None
-        wanted = (work.state.model.get("name", ""), work.state.names, paths)
-        if not self._prefetches or not is_ours or not all(wanted) or wanted == self._prepared:
+        """Prepare the neighbours of the current image with the model and the channels in use, for the next step."""
+        state = self._work.state
+        if not self._prefetches or not state.model or not state.names:
             return
-        self._prepared = wanted
-        self.close()
-        process = QProcess()
-        environment = QProcessEnvironment.systemEnvironment()
-        for name, value in _prefetch.environment().items():
-            environment.insert(name, value)
-        process.setProcessEnvironment(environment)
-        process.finished.connect(self._on_finished)
-        self._process = process
-        process.start(sys.executable, _prefetch.command(*wanted))
+        axis = None if self._chosen is None else self._chosen.axis
+        used = (state.model["name"], state.names, axis)
+        if used != self._used:
+            self._used, self._doubts, self._compares_all = used, self._known.setdefault(used, {}), False
+        wanted = [*self.worklist.neighbours(), *(self.worklist.waiting if self._compares_all else ())]
+        left = [path for path in dict.fromkeys(wanted) if path not in self._doubts]
+        self._prefetching.prepare(state.model["name"], state.names, left, axis)
 
-    def _on_finished(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.deleteLater()
-            self._process = None
+    # -- the image of most doubt ---------------------------------------------------------------------------------------
+
+    def go_to_doubt(self) -> None:
+        """Go to the image whose candidate masks disagree most, when all are compared; asked again, of those so far."""
+        work, waiting = self._work, self.worklist.waiting
+        if not waiting:
+            work.say("Every other image of the worklist is done.", "info")
+            return
+        try:
+            work.state.check_encoded()
+        except E2SamError as error:
+            work.fail(str(error))
+            return
+        if self._num_left and not self._goes_to_doubt:
+            self._compares_all = self._goes_to_doubt = True
+            self._prefetch()
+            self._tell_comparing()
+            return
+        self._goes_to_doubt = False
+        known = {path: doubt for path in waiting if (doubt := self._doubts.get(path)) is not None}
+        if not known:
+            left = self._num_left
+            work.say("Comparing goes on: no image is ready yet." if left else "No image could be compared.", "info")
+            return
+        best = max(known, key=lambda path: known[path])
+        self.worklist.find(best)
+        self.show()
+
+    @property
+    def _num_left(self) -> int:
+        return sum(path not in self._doubts for path in self.worklist.waiting)
+
+    def _tell_comparing(self) -> None:
+        left = self._num_left
+        images = f"{left} image{'' if left == 1 else 's'}"
+        self._work.say(f"Comparing the candidate masks of {images} in the background; go on meanwhile.", "busy")
+
+    def _on_prepared(self, path: Path, doubt: float | None) -> None:
+        self._doubts[path] = doubt
+        self._update()
+        if self._goes_to_doubt:
+            if self._num_left:
+                self._tell_comparing()
+            else:
+                self.go_to_doubt()
+
+    def _on_prefetched(self) -> None:
+        # What the process died on is not tried again.
+        if self._goes_to_doubt and self._num_left:
+            self._doubts.update(dict.fromkeys(path for path in self.worklist.waiting if path not in self._doubts))
+            self.go_to_doubt()
 
     def _update(self) -> None:
-        self._panel.set_items(self.worklist.items, self.worklist.position)
+        items = [replace(item, doubt=self._doubts.get(item.path)) for item in self.worklist.items]
+        self._panel.set_items(items, self.worklist.position)
+
+
+def _layers_of(path: Path, known: int | None, chosen: UnclearFile | None) -> list[tuple[Any, dict[str, Any], str]]:
+    """Layers of an image; an unclear one with the axis it was read with before, or that was chosen for one like it."""
+    (data, settings, kind), *others = read(str(path))
+    unclear = settings.get("metadata", {}).get(UNCLEAR_KEY)
+    if unclear is None:
+        return [(data, settings, kind), *others]
+    if known is None and chosen is not None and chosen.axis is not None and _are_alike(unclear, chosen, chosen.axis):
+        known = chosen.axis
+    return [(data, {**settings, "metadata": {UNCLEAR_KEY: replace(unclear, axis=known)}}, kind)]
+
+
+def _are_alike(one: UnclearFile, other: UnclearFile, axis: int) -> bool:
+    return len(one.shape) == len(other.shape) and one.shape[axis] == other.shape[axis]

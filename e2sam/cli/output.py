@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-__all__ = ["emit", "progress", "set_up_logging"]
+__all__ = ["emit", "progress", "set_up_logging", "tell"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,12 @@ def _plain(value: Any) -> Any:
 def progress(steps: Iterable[T], total: int | None, what: str) -> Iterator[T]:
     """Pass `steps` on with a progress bar on standard error when a person watches."""
     yield from tqdm(steps, total=total, desc=what, file=sys.stderr, disable=not sys.stderr.isatty(), leave=False)
+
+
+def tell(done: int, total: int, what: str) -> None:
+    """One line of progress on standard error, for a program that watches."""
+    sys.stderr.write(f"{done} of {total}: {what}\n")
+    sys.stderr.flush()
 
 
 def set_up_logging(verbose: bool) -> None:

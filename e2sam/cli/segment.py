@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from e2sam.cli.output import emit, progress
+from e2sam.cli.output import emit, progress, tell
 from e2sam.cli.stacks import add_reading_arguments, add_stack_arguments, stack_of
 from e2sam.errors import E2SamError, PromptError, StackError
 
@@ -94,6 +94,7 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work")
     parser.add_argument("--probability", action="store_true", help="semantic models: also write NAME_percent.tif")
     parser.add_argument("--overwrite", action="store_true", help="make again what is there")
+    parser.add_argument("--progress", action="store_true", help="a line on standard error as each stack is done")
     parser.set_defaults(run=_predict)
 
 
@@ -237,7 +238,11 @@ def _predict(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     tasks = find_stacks(options.paths, options.out)
-    results = list(progress(predict_many(tasks, options.model, batch), len(tasks), "stacks"))
+    results: list[BatchResult] = []
+    for result in progress(predict_many(tasks, options.model, batch), len(tasks), "stacks"):
+        results.append(result)
+        if options.progress:
+            tell(len(results), len(tasks), next(_predict_lines([result])))
     failed = [result for result in results if result.error]
     emit(
         {

@@ -1,9 +1,13 @@
-"""Objects from elsewhere into a session: COCO JSON and label images. Each import is one step that can be undone."""
+"""Objects from elsewhere into a session: COCO JSON and label images. Each import is one step that can be undone.
+
+What the session holds already, pixel for pixel and of the same class, is skipped: a file may be imported again.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,34 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from e2sam.data.io import read_labels
-from e2sam.data.masks import MaskCrop
+from e2sam.data.masks import Box, MaskCrop
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.polygons import mask_of_polygons
 from e2sam.data.rle import decode_rle
 from e2sam.data.session import Conditions, NewObject, ObjectRecord, Plane, Session, StackRecord
 from e2sam.errors import E2SamError, SessionError
 
-__all__ = ["import_coco", "import_labels", "objects_of_labels"]
+__all__ = ["Imported", "import_coco", "import_labels", "objects_of_labels"]
 
 _WRONG = "Expected a COCO file with images, categories and annotations"
+# Where an object is to go, the name of its class, and the object.
+Found = tuple[tuple[int, Plane], str, NewObject]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import has brought.
+
+    Attributes
+    ----------
+    objects
+        The objects that are new in the session.
+    num_skipped
+        How many were left out because the session, or the file above them, has the same mask of the same class.
+    """
+
+    objects: tuple[ObjectRecord, ...]
+    num_skipped: int = 0
 
 
 def import_labels(
@@ -32,8 +54,8 @@ def import_labels(
     plane: Plane = (),
     class_id: int = 1,
     is_reviewed: bool = False,
-) -> tuple[ObjectRecord, ...]:
-    """Every label of a label image (H, W), but 0, as one object.
+) -> Imported:
+    """Every label of a label image (H, W), but 0, as one object; those that are there already are skipped.
 
     Raises
     ------
@@ -47,8 +69,13 @@ def import_labels(
     masks = objects_of_labels(array)
     if not masks:
         raise SessionError("Expected a label image with at least 1 label above 0, got none.")
-    new = [NewObject(mask, class_id, origin="import", is_reviewed=is_reviewed) for mask in masks]
-    return session.accept_many(stack_id, plane, new, verb="import")
+    name = next((known.name for known in session.classes() if known.id == class_id), "")
+    found = [
+        ((stack_id, plane), name, NewObject(mask, class_id, origin="import", is_reviewed=is_reviewed)) for mask in masks
+    ]
+    new = _without_known(session, found)
+    taken = session.accept_many(stack_id, plane, [one for _, _, one in new], verb="import") if new else ()
+    return Imported(taken, len(found) - len(new))
 
 
 def objects_of_labels(labels: NDArray[Any]) -> list[MaskCrop]:
@@ -65,8 +92,10 @@ def objects_of_labels(labels: NDArray[Any]) -> list[MaskCrop]:
     ]
 
 
-def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None = None) -> tuple[ObjectRecord, ...]:
+def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None = None) -> Imported:
     """The annotations of a COCO file as objects, for all images of the file that the session has.
+
+    Those that are there already are skipped.
 
     Images are matched by file name (and plane); classes by name, new ones are added. Channels, recipe, model and the
     reviewed flag come from `attributes` where this program wrote them. Run-length codes and polygons are read; crowd
@@ -104,7 +133,33 @@ def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None 
     found = [(place, name, new) for place, name, new in read if new is not None]
     if not found:
         raise SessionError(f"Expected at least 1 annotation of the session's images, got none in {path}.")
-    return session.import_objects(found)
+    left = _without_known(session, found)
+    return Imported(session.import_objects(left) if left else (), len(found) - len(left))
+
+
+def _without_known(session: Session, found: Sequence[Found]) -> list[Found]:
+    """Objects whose mask neither the session nor an earlier one of them has under the same class and place."""
+    wanted = {_key(*one) for one in found}
+    names = {record.id: record.name for record in session.classes()}
+    known: dict[tuple[tuple[int, Plane], str, Box], list[MaskCrop]] = {}
+    for place in {place for place, _, _ in found}:
+        for record in session.objects(*place):
+            key = (place, names[record.class_id], record.box)
+            # Only the masks of equal boxes are read: they lie on disk.
+            if key in wanted:
+                known.setdefault(key, []).append(session.mask(record.id))
+    new = []
+    for one in found:
+        alike = known.setdefault(_key(*one), [])
+        pixels = one[2].mask.pixels
+        if not any(np.array_equal(mask.pixels, pixels) for mask in alike):
+            alike.append(one[2].mask)
+            new.append(one)
+    return new
+
+
+def _key(place: tuple[int, Plane], name: str, new: NewObject) -> tuple[tuple[int, Plane], str, Box]:
+    return place, name, new.mask.box
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,6 +22,8 @@ RECIPE_KINDS = ("percentile", "range", "log_depth", "inverse_depth", "db", "refl
 _PERCENTILES = (1.0, 99.8)
 _RANGE_PERCENTILES = (0.1, 99.9)
 _SMALLEST_POWER = 1e-10
+# Kinds with a transform, and the value that theirs begins at.
+_LEAST = {"log_depth": 0.0, "inverse_depth": 0.0, "db": 0.0}
 _SMALLEST_DEPTH = 1e-6
 # A photograph in 0..255 has at least one value above this; reflectance that passes 1 somewhere has not.
 _DARKEST_PHOTOGRAPH = 16
@@ -74,6 +76,34 @@ class ChannelRecipe:
         result: NDArray[np.float32] = np.clip(scaled, 0, 1).astype(np.float32)
         result[~valid] = self.fill
         return result
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The stored values, lower one first, that become 0 and 1 (with "inverse_depth": 1 and 0)."""
+        ends = sorted(_untransformed(end, self.kind) for end in (self.low, self.high))
+        return ends[0], ends[1]
+
+    def with_range(self, low: float, high: float) -> ChannelRecipe:
+        """The recipe with a range given in stored values; invalid pixels become the same value as before.
+
+        A kind that leaves values as they are becomes "range", which says that the range was given.
+
+        Raises
+        ------
+        ChannelError
+            If low < high does not hold, or the kind knows no such values.
+        """
+        given = f"{low:g} to {high:g}"
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise ChannelError(f"Expected a range of two numbers, the lower one first, got {given}.")
+        least = _LEAST.get(self.kind, -np.inf)
+        if low < least or (low == least and self.kind != "log_depth"):
+            bound = "of 0 or more" if self.kind == "log_depth" else "above 0"
+            raise ChannelError(f"Expected a range {bound} for the recipe {self.kind}, got {given}.")
+        kind = self.kind if self.kind in _LEAST else "range"
+        ends = sorted(float(end) for end in _transform(np.array([low, high], np.float64), kind))
+        middle = self.low + self.fill * (self.high - self.low)
+        return ChannelRecipe(kind, ends[0], ends[1], float(np.clip((middle - ends[0]) / (ends[1] - ends[0]), 0, 1)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` gives the same recipe back, bit for bit."""
@@ -284,6 +314,15 @@ def _transform(values: NDArray[Any], kind: str) -> NDArray[Any]:
     elif kind == "db":
         result = 10 * np.log10(np.maximum(values, values.dtype.type(_SMALLEST_POWER)))
     return result
+
+
+def _untransformed(value: float, kind: str) -> float:
+    """The stored value that `_transform` makes `value` of."""
+    if kind == "log_depth":
+        return float(np.expm1(value))
+    if kind == "inverse_depth":
+        return 1 / max(value, _SMALLEST_DEPTH)
+    return float(10 ** (value / 10)) if kind == "db" else value
 
 
 def _type_range(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -10,9 +10,11 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel,
 from qtpy.QtGui import QColor, QPainter
 from qtpy.QtWidgets import QComboBox, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
+from napari_e2sam._ranges import full_range, range_text
 from napari_e2sam._rows import ChannelRow
+from napari_e2sam._tooltips import TOOLTIPS
 
-__all__ = ["RECIPES", "ChannelTable", "Column", "Filter", "HistogramDelegate", "RecipeDelegate"]
+__all__ = ["RECIPES", "ChannelTable", "Column", "Filter", "HistogramDelegate", "RangeDelegate", "RecipeDelegate"]
 
 RECIPES = ("percentile", "range", "log_depth", "inverse_depth", "db", "reflectance", "none")
 _HISTOGRAM = Qt.ItemDataRole.UserRole
@@ -31,6 +33,7 @@ class ChannelTable(QAbstractTableModel):
 
     ticked = Signal()
     recipe_chosen = Signal(int, str)
+    range_typed = Signal(int, str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -85,7 +88,7 @@ class ChannelTable(QAbstractTableModel):
         flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
         if index.column() == Column.NAME:
             flags |= Qt.ItemFlag.ItemIsUserCheckable
-        elif index.column() == Column.RECIPE:
+        elif index.column() in (Column.RECIPE, Column.RANGE):
             flags |= Qt.ItemFlag.ItemIsEditable
         return flags
 
@@ -97,10 +100,12 @@ class ChannelTable(QAbstractTableModel):
             return Qt.CheckState.Checked if row.index in self._selection else Qt.CheckState.Unchecked
         if role == Qt.ItemDataRole.EditRole and index.column() == Column.RECIPE:
             return row.recipe
+        if role == Qt.ItemDataRole.EditRole and index.column() == Column.RANGE:
+            return full_range(*row.used)
         if role == _HISTOGRAM and index.column() == Column.HISTOGRAM:
             return row.histogram
         if role == Qt.ItemDataRole.ToolTipRole and index.column() in (Column.NAME, Column.RANGE):
-            return _details(row)
+            return _details(row) + (f"\n{TOOLTIPS['range']}" if index.column() == Column.RANGE else "")
         if role == Qt.ItemDataRole.ForegroundRole and index.column() == Column.INVALID and row.invalid > 0.5:
             return QColor("#e05050")
         return None
@@ -112,6 +117,10 @@ class ChannelTable(QAbstractTableModel):
         if role == Qt.ItemDataRole.EditRole and index.column() == Column.RECIPE:
             if value != self._rows[index.row()].recipe:
                 self.recipe_chosen.emit(self._rows[index.row()].index, value)
+            return True
+        if role == Qt.ItemDataRole.EditRole and index.column() == Column.RANGE:
+            if value != full_range(*self._rows[index.row()].used):
+                self.range_typed.emit(self._rows[index.row()].index, value)
             return True
         return False
 
@@ -130,7 +139,7 @@ def _text(row: ChannelRow, column: int) -> str | None:
     if column == Column.RECIPE:
         return row.recipe
     if column == Column.RANGE:
-        return f"{row.low:.3g}-{row.high:.3g}"
+        return range_text(*row.used)
     if column == Column.INVALID:
         return "" if row.invalid == 0 else f"{100 * row.invalid:.0f}%" if row.invalid >= 0.01 else "<1%"
     return None
@@ -139,7 +148,10 @@ def _text(row: ChannelRow, column: int) -> str | None:
 def _details(row: ChannelRow) -> str:
     wave = f", {row.wavelength_nm:g} nm" if row.wavelength_nm else ""
     return (
-        f"{row.index}: {row.name}{wave}\n{row.low:.6g} to {row.high:.6g} {row.unit}\n{100 * row.invalid:.2f} % invalid"
+        f"{row.index}: {row.name}{wave}\n"
+        f"The model sees {full_range(*row.used)} {row.unit}\n"
+        f"The valid pixels have {full_range(row.low, row.high)} {row.unit}\n"
+        f"{100 * row.invalid:.2f} % invalid"
     )
 
 
@@ -185,6 +197,18 @@ class RecipeDelegate(QStyledItemDelegate):
     def setModelData(self, editor: QWidget, model: Any, index: QModelIndex) -> None:
         assert isinstance(editor, QComboBox)
         model.setData(index, editor.currentText(), Qt.ItemDataRole.EditRole)
+
+
+class RangeDelegate(QStyledItemDelegate):
+    """Edits a range in as much room as its digits need, over the cells to its right."""
+
+    _ROOM = 170
+
+    def updateEditorGeometry(self, editor: QWidget, option: QStyleOptionViewItem, index: QModelIndex) -> None:
+        area = option.rect
+        width = max(area.width(), self._ROOM)
+        left = min(area.left(), editor.parentWidget().width() - width)
+        editor.setGeometry(max(left, 0), area.top(), width, area.height())
 
 
 class HistogramDelegate(QStyledItemDelegate):

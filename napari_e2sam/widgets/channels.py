@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QModelIndex, QObject, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
@@ -21,8 +21,16 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import signals_blocked
 
+from napari_e2sam._ranges import range_text
 from napari_e2sam._rows import ChannelRow
-from napari_e2sam.widgets._channel_table import ChannelTable, Column, Filter, HistogramDelegate, RecipeDelegate
+from napari_e2sam.widgets._channel_table import (
+    ChannelTable,
+    Column,
+    Filter,
+    HistogramDelegate,
+    RangeDelegate,
+    RecipeDelegate,
+)
 
 __all__ = ["ChannelsPanel"]
 
@@ -38,7 +46,9 @@ _WIDTHS = {
     Column.INVALID: 30,
 }
 _LEAST_NAME = 64
-_MORE_RANGE = 26
+_MOST_RANGE = 124
+# What a cell keeps free on both sides of its text.
+_CELL_MARGIN = 10
 # The borders of the table and its scroll bar.
 _FRAME = 20
 
@@ -48,6 +58,7 @@ class ChannelsPanel(QWidget):
 
     selection_changed = Signal(tuple)
     recipe_chosen = Signal(int, str)
+    range_typed = Signal(int, str)
     suggestion_asked = Signal()
     preset_chosen = Signal(int)
     preset_saved = Signal()
@@ -68,10 +79,14 @@ class ChannelsPanel(QWidget):
         self.view = QTableView(objectName="channels")
         self.view.setModel(self._proxy)
         self.view.setItemDelegateForColumn(Column.RECIPE, RecipeDelegate(self.view))
+        self.view.setItemDelegateForColumn(Column.RANGE, RangeDelegate(self.view))
         self.view.setItemDelegateForColumn(Column.HISTOGRAM, HistogramDelegate(self.view))
         self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.view.setEditTriggers(QAbstractItemView.EditTrigger.AllEditTriggers)
+        # A range is double-clicked, so that one click still highlights the row for Space.
+        self.view.setEditTriggers(
+            QAbstractItemView.EditTrigger.DoubleClicked | QAbstractItemView.EditTrigger.EditKeyPressed
+        )
         self.view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.view.verticalHeader().hide()
         self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
@@ -122,6 +137,8 @@ class ChannelsPanel(QWidget):
     def _connect(self) -> None:
         self.table.ticked.connect(self._on_ticked)
         self.table.recipe_chosen.connect(self.recipe_chosen)
+        self.table.range_typed.connect(self.range_typed)
+        self.view.clicked.connect(self._on_clicked)
         self.filter.textChanged.connect(self._proxy.set_text)
         self.suggest.clicked.connect(lambda: self.suggestion_asked.emit())
         self.presets.activated.connect(self.preset_chosen)
@@ -151,9 +168,9 @@ class ChannelsPanel(QWidget):
         }
         for column, is_shown in says.items():
             self.view.setColumnHidden(column, bool(rows) and not is_shown)
-        self.view.setColumnWidth(
-            Column.RANGE, _WIDTHS[Column.RANGE] + (_MORE_RANGE if self.view.isColumnHidden(Column.ROLE) else 0)
-        )
+        metrics = self.view.fontMetrics()
+        longest = max((metrics.horizontalAdvance(range_text(*row.used)) for row in rows), default=0)
+        self.view.setColumnWidth(Column.RANGE, min(max(longest + _CELL_MARGIN, _WIDTHS[Column.RANGE]), _MOST_RANGE))
         others = (column for column in _WIDTHS if column != Column.NAME and not self.view.isColumnHidden(column))
         self.view.setMinimumWidth(_LEAST_NAME + sum(self.view.columnWidth(column) for column in others) + _FRAME)
 
@@ -189,6 +206,10 @@ class ChannelsPanel(QWidget):
             self._toggle_highlighted()
             return True
         return bool(super().eventFilter(watched, event))
+
+    def _on_clicked(self, index: QModelIndex) -> None:
+        if index.column() == Column.RECIPE:
+            self.view.edit(index)
 
     def _toggle_highlighted(self) -> None:
         rows = [self._proxy.mapToSource(index).row() for index in self.view.selectionModel().selectedRows()]

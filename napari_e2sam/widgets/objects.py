@@ -46,6 +46,8 @@ class ObjectsPanel(QWidget):
     chosen = Signal(list)  # ids
     class_chosen = Signal(str)
     class_add_asked = Signal()
+    class_rename_asked = Signal()
+    class_remove_asked = Signal()
     reviewed_changed = Signal(list, bool)
     action_asked = Signal(str)  # one of _ACTIONS, undo or redo
     overlap_chosen = Signal(str)
@@ -80,7 +82,9 @@ class ObjectsPanel(QWidget):
         self.classes = QComboBox(objectName="classes")
         self.classes.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.classes.setMinimumContentsLength(8)
-        self.add_class = QPushButton("New class...", objectName="add_class")
+        self.add_class = QPushButton("New...", objectName="add_class")
+        self.rename_class = QPushButton("Rename...", objectName="rename_class")
+        self.remove_class = QPushButton("Remove", objectName="remove_class")
         self.undo = QPushButton("Undo", objectName="undo")
         self.redo = QPushButton("Redo", objectName="redo")
         self.overlap = QComboBox(objectName="overlap")
@@ -98,7 +102,8 @@ class ObjectsPanel(QWidget):
         top = QHBoxLayout()
         top.addWidget(QLabel("Class"))
         top.addWidget(self.classes, 1)
-        top.addWidget(self.add_class)
+        for button in (self.add_class, self.rename_class, self.remove_class):
+            top.addWidget(button)
         layout.addLayout(top)
         layout.addWidget(self.view)
         second = QHBoxLayout()
@@ -119,6 +124,8 @@ class ObjectsPanel(QWidget):
         self.table.reviewed_changed.connect(lambda number, on: self.reviewed_changed.emit([number], on))
         self.classes.activated.connect(lambda position: self.class_chosen.emit(self.classes.itemText(position)))
         self.add_class.clicked.connect(lambda: self.class_add_asked.emit())
+        self.rename_class.clicked.connect(lambda: self.class_rename_asked.emit())
+        self.remove_class.clicked.connect(lambda: self.class_remove_asked.emit())
         self.overlap.activated.connect(lambda position: self.overlap_chosen.emit(("newest", "oldest")[position]))
         self.carry.clicked.connect(lambda: self.carry_asked.emit())
         for name, button in (*self.actions_by_name.items(), ("undo", self.undo), ("redo", self.redo)):
@@ -172,6 +179,7 @@ class ObjectsPanel(QWidget):
                 if position < 9:
                     self.classes.setItemData(position, f"Ctrl+{position + 1}", Qt.ItemDataRole.ToolTipRole)
             self.classes.setCurrentIndex(list(names).index(current) if current in names else -1)
+        self.remove_class.setEnabled(len(names) > 1)
 
     def set_history(self, can_undo: bool, can_redo: bool, undo_text: str = "", redo_text: str = "") -> None:
         """Show whether there is something to undo and redo, and what."""

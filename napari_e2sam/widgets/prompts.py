@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QSizePolicy,
+    QStackedWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -58,6 +59,7 @@ class PromptsPanel(QWidget):
         self.hint.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.hover = QCheckBox("Hover preview", objectName="hover")
         self.window = QCheckBox("Refine", objectName="window")
+        self.no_mask = QLabel("No mask yet: click on an object", alignment=Qt.AlignmentFlag.AlignCenter)
         self.candidates = [QPushButton(checkable=True, objectName="candidates") for _ in range(3)]
         self._candidate_group = QButtonGroup(self)
         for index, button in enumerate(self.candidates):
@@ -84,11 +86,18 @@ class PromptsPanel(QWidget):
             tools.addWidget(button)
         layout.addLayout(tools)
         layout.addWidget(self.hint)
-        candidates = QHBoxLayout()
+        found = QWidget()
+        candidates = QHBoxLayout(found)
+        candidates.setContentsMargins(0, 0, 0, 0)
         candidates.setSpacing(2)
         for button in self.candidates:
             candidates.addWidget(button)
-        layout.addLayout(candidates)
+        # One takes the other's place, of the same size: nothing moves when a mask comes or goes.
+        self._masks = QStackedWidget()
+        self._masks.addWidget(self.no_mask)
+        self._masks.addWidget(found)
+        self._masks.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+        layout.addWidget(self._masks)
         buttons = QHBoxLayout()
         buttons.addWidget(self.accept, 2)
         buttons.addWidget(self.clear, 1)
@@ -123,18 +132,13 @@ class PromptsPanel(QWidget):
 
     def set_candidates(self, rows: Sequence[CandidateRow], current: int) -> None:
         """Show the candidate masks, with scores and areas."""
+        self._masks.setCurrentIndex(1 if rows else 0)
         for index, button in enumerate(self.candidates):
-            button.setVisible(index < max(len(rows), 1))
-            button.setEnabled(index < len(rows))
+            button.setVisible(index < len(rows))
             if index < len(rows):
                 button.setText(f"{index + 1}:  {rows[index].score:.2f}")
                 button.setToolTip(f"Predicted quality {rows[index].score:.3f}, {area_text(rows[index].area)}")
                 button.setChecked(index == current)
-            else:
-                button.setText("No mask yet")
-                self._candidate_group.setExclusive(False)
-                button.setChecked(False)
-                self._candidate_group.setExclusive(True)
         for widget in (self.accept, self.clear, self.leave_one_out):
             widget.setEnabled(len(rows) > 0)
 

@@ -23,14 +23,6 @@ from napari_e2sam._worklist import WorkItem
 __all__ = ["WorklistPanel"]
 
 _MARKS = {"done": "\N{CHECK MARK} ", "begun": "\N{MIDDLE DOT} ", "new": "  "}
-_TOOLTIPS = {
-    "open": "Take the images of a folder as a worklist; it is kept in the session.",
-    "items": "Images of the worklist: a tick for those that are done, a dot for those with objects.",
-    "previous": "The image before this one.",
-    "following": "The image after this one.",
-    "to_do": "Tick this image off and go to the next one that is not done.",
-    "done": "Whether this image is done.",
-}
 
 
 class WorklistPanel(QWidget):
@@ -41,6 +33,7 @@ class WorklistPanel(QWidget):
     item_chosen = Signal(int)  # position
     done_changed = Signal(bool)
     next_to_do_asked = Signal()
+    doubt_asked = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -50,15 +43,14 @@ class WorklistPanel(QWidget):
         self.set_items((), -1)
 
     def _build(self) -> None:
-        self.open = QPushButton("Open folder...")
-        self.items = QListWidget()
-        self.previous = QPushButton("< Previous")
-        self.following = QPushButton("Next >")
-        self.done = QPushButton("Done", checkable=True)
-        self.to_do = QPushButton("Done, next")
+        self.open = QPushButton("Open folder...", objectName="open_folder")
+        self.items = QListWidget(objectName="worklist")
+        self.previous = QPushButton("< Previous", objectName="previous_image")
+        self.following = QPushButton("Next >", objectName="next_image")
+        self.done = QPushButton("Done", checkable=True, objectName="image_done")
+        self.to_do = QPushButton("Done, next", objectName="done_and_next")
+        self.doubt = QPushButton("Most doubt", objectName="most_doubt")
         self.text = QLabel()
-        for name, tooltip in _TOOLTIPS.items():
-            getattr(self, name).setToolTip(tooltip)
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
@@ -67,6 +59,7 @@ class WorklistPanel(QWidget):
         top = QHBoxLayout()
         top.addWidget(self.open)
         top.addWidget(self.text, 1)
+        top.addWidget(self.doubt)
         layout.addLayout(top)
         layout.addWidget(self.items)
         self.items.setMaximumHeight(140)
@@ -81,6 +74,7 @@ class WorklistPanel(QWidget):
         self.previous.clicked.connect(lambda: self.step_asked.emit(-1))
         self.following.clicked.connect(lambda: self.step_asked.emit(1))
         self.done.clicked.connect(self.done_changed)
+        self.doubt.clicked.connect(lambda: self.doubt_asked.emit())
         self.to_do.clicked.connect(lambda: self.next_to_do_asked.emit())
 
     def set_items(self, items: Sequence[WorkItem], position: int) -> None:
@@ -98,6 +92,7 @@ class WorklistPanel(QWidget):
         self.items.setVisible(bool(items))
         for button in (self.done, self.to_do):
             button.setEnabled(bool(items))
+        self.doubt.setEnabled(remaining > (0 <= position < len(items) and items[position].state != "done"))
         self.previous.setEnabled(position > 0)
         self.following.setEnabled(0 <= position < len(items) - 1)
 
@@ -109,5 +104,6 @@ class WorklistPanel(QWidget):
 
 def _set_text(entry: QListWidgetItem | None, item: WorkItem) -> None:
     if entry is not None:
-        entry.setText(_MARKS[item.state] + item.path.name)
+        doubt = "" if item.doubt is None else f"   doubt {item.doubt:.2f}"
+        entry.setText(f"{_MARKS[item.state]}{item.path.name}{doubt}")
         entry.setData(Qt.ItemDataRole.ToolTipRole, str(item.path))

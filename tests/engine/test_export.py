@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2sam.data.export import coco_of, export, geojson_of
-from e2sam.data.importing import import_coco, import_labels
+from e2sam.data.importing import Imported, import_coco, import_labels
 from e2sam.data.io import read_stack
 from e2sam.data.io.datasets import open_dataset
 from e2sam.data.masks import MaskCrop
@@ -152,7 +152,7 @@ def test_coco_comes_back_with_all_it_says(session: Session, tmp_path: Path) -> N
     export(session, "coco", tmp_path / "out.json")
     with Session.open(tmp_path / "b.e2sam") as other:
         other.add_stack(stack_of(GEO), name="scene.tif")
-        first, second = import_coco(other, tmp_path / "out.json")
+        first, second = import_coco(other, tmp_path / "out.json").objects
         assert (first.area, first.score, first.conditions, first.is_reviewed) == (12, 0.875, CONDITIONS, True)
         assert (second.is_reviewed, second.origin) == (False, "import")
         assert [one.name for one in other.classes()] == ["object", "cell"]
@@ -161,6 +161,36 @@ def test_coco_comes_back_with_all_it_says(session: Session, tmp_path: Path) -> N
         assert other.objects() == () and len(other.classes()) == 1, "an import is one step"
         import_coco(other, tmp_path / "out.json", is_reviewed=True)
         assert all(one.is_reviewed for one in other.objects())
+
+
+def test_what_is_there_already_is_skipped(session: Session, tmp_path: Path) -> None:
+    export(session, "coco", tmp_path / "out.json")
+    state = session.state()
+    again = import_coco(session, tmp_path / "out.json")
+    assert (again.objects, again.num_skipped) == ((), 2)
+    assert session.state() == state
+    # Another class, one pixel less, or a move make another object.
+    first, second = session.objects(1)
+    session.set_class([first.id], second.class_id)
+    assert import_coco(session, tmp_path / "out.json").num_skipped == 1
+    labels = np.zeros(SIZE, np.int32)
+    labels[2:5, 2:5] = 1
+    labels[10:13, 10:14] = 2
+    assert import_labels(session, 1, labels, class_id=1).num_skipped == 0
+    labels[3, 3] = 0
+    labels[10:13] = np.roll(labels[10:13], 1, axis=1)
+    brought = import_labels(session, 1, labels, class_id=1)
+    assert (len(brought.objects), brought.num_skipped) == (2, 0)
+    assert import_labels(session, 1, labels, class_id=1) == Imported((), 2)
+
+    # A file that holds an object twice brings it once.
+    content = json.loads((tmp_path / "out.json").read_text())
+    content["annotations"] *= 2
+    (tmp_path / "twice.json").write_text(json.dumps(content))
+    with Session.open(tmp_path / "b.e2sam") as other:
+        other.add_stack(stack_of(GEO), name="scene.tif")
+        brought = import_coco(other, tmp_path / "twice.json")
+        assert (len(brought.objects), brought.num_skipped) == (2, 2)
 
 
 def test_polygons_and_foreign_attributes_of_other_programs(session: Session, tmp_path: Path) -> None:
@@ -185,7 +215,7 @@ def test_polygons_and_foreign_attributes_of_other_programs(session: Session, tmp
         ],
     }
     (tmp_path / "in.json").write_text(json.dumps(content))
-    first, second = import_coco(session, tmp_path / "in.json")
+    first, second = import_coco(session, tmp_path / "in.json").objects
     expected = np.zeros(SIZE, bool)
     expected[1:4, 2:6] = expected[10:12, 10:12] = True
     np.testing.assert_array_equal(session.mask(first.id).full(SIZE), expected)
@@ -285,7 +315,7 @@ def test_label_images_come_back_as_objects(tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("labels")
     with Session.open(folder / "a.e2sam") as session:
         session.add_stack(stack_of())
-        records = import_labels(session, 1, labels)
+        records = import_labels(session, 1, labels).objects
         values = np.unique(labels[labels > 0])
         assert [record.area for record in records] == [int((labels == value).sum()) for value in values]
         np.testing.assert_array_equal(session.labels(1) > 0, labels > 0)

@@ -46,6 +46,32 @@ def test_one_hot_or_dead_pixel_does_not_flatten_a_channel(size: tuple[int, int],
     assert planes[0][others].std() > 0.2
 
 
+@pytest.mark.parametrize("kind", RECIPE_KINDS)
+def test_a_range_given_by_hand(kind: str) -> None:
+    data = np.linspace(1, 9, 400, dtype=np.float32).reshape(1, 20, 20)
+    (fitted,) = fit_recipes(stack_of(data, "a"), kind)
+    recipe = fitted.with_range(2, 6)
+    assert recipe.value_range == pytest.approx((2, 6))
+    ends = recipe.apply(np.array([1, 2, 6, 7], np.float32), np.ones(4, bool))
+    expected = [1, 1, 0, 0] if kind == "inverse_depth" else [0, 0, 1, 1]
+    np.testing.assert_allclose(ends, expected, atol=1e-6)
+    # What is not measured becomes the median, as before.
+    middle = recipe.apply(np.array([5.0], np.float32), np.ones(1, bool))[0]
+    assert recipe.fill == pytest.approx(middle, abs=0.02) or fitted.fill in (0, 1)
+    assert ChannelRecipe.from_json(recipe.to_json()) == recipe
+    for low, high in ((6, 2), (3, 3), (0, np.inf), (np.nan, 1)):
+        with pytest.raises(ChannelError, match="the lower one first"):
+            fitted.with_range(low, high)
+
+
+def test_a_range_that_the_recipe_cannot_have_is_refused() -> None:
+    assert ChannelRecipe("log_depth").with_range(0, 5).value_range == pytest.approx((0, 5))
+    for kind, low in (("db", 0), ("inverse_depth", 0), ("log_depth", -1)):
+        with pytest.raises(ChannelError, match=f"0.* for the recipe {kind}"):
+            ChannelRecipe(kind).with_range(low, 5)
+    assert ChannelRecipe("none").with_range(-5, 5) == ChannelRecipe("range", -5, 5, 0.55)
+
+
 def test_invalid_pixels_take_the_median_and_nothing_is_nan() -> None:
     data = np.random.default_rng(1).random((4, 20, 24)).astype(np.float32)
     data[0, 3] = np.nan

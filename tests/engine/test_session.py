@@ -294,13 +294,26 @@ def test_classes(session: Session) -> None:
     accepted = session.accept(1, (), new_object(0, 0, 2, 2, class_id=cell.id))
     with pytest.raises(SessionError, match="without objects"):
         session.remove_class(cell.id)
-    session.set_class([accepted.id], 1)
-    session.remove_class(cell.id)
+    state = session.state()
+    for wrong_place in (cell.id, 99):
+        with pytest.raises(SessionError, match="class"):
+            session.remove_class(cell.id, to=wrong_place)
+    session.remove_class(cell.id, to=1)
+    assert session.object(accepted.id).class_id == 1
+    assert [record.name for record in session.classes()] == ["object"]
+    assert session.next_undo().label == "Remove class nucleus"
+    with pytest.raises(SessionError, match="at least 1 class"):
+        session.remove_class(1)
+    session.undo()
+    assert session.state() == state, "the class and its objects come back in one step"
+    session.redo()
     assert session.add_class("next").id == 3, "numbers are not used again"
     for wrong in (
         lambda: session.add_class("next"),
         lambda: session.add_class(" "),
         lambda: session.add_class("x", "red"),
+        lambda: session.update_class(3, name="object"),
+        lambda: session.remove_class(99),
         lambda: session.set_class([accepted.id], 99),
         lambda: session.accept(1, (), new_object(0, 0, 2, 2, class_id=99)),
     ):

@@ -75,6 +75,8 @@ ACTIONS: dict[str, Callable[[Session, int], Any]] = {
     "class": lambda session, n: session.set_class([pick(session, n)], 1 + n % 3),
     "review": lambda session, n: session.set_reviewed([pick(session, n)], bool(n % 2)),
     "add_class": lambda session, n: session.add_class(f"class {n % 5}"),
+    "rename_class": lambda session, n: session.update_class(1 + n % 3, name=f"class {n % 6}"),
+    "remove_class": lambda session, n: session.remove_class(1 + n % 3, to=1 + n % 2),
     "paint": paint,
     "import": lambda session, n: session.import_objects([((1, ()), f"class {n % 7}", NewObject(crop_of(n)))]),
 }

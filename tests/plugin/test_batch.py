@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qtpy.QtCore import Qt
 
 from e2sam.data.io import write_stack
 from e2sam.data.stack import ChannelSpec, ChannelStack
@@ -18,6 +19,11 @@ def test_a_folder_is_segmented_and_counted(qtbot: Any, tmp_path: Path, monkeypat
     widget = batch.BatchWidget()
     qtbot.addWidget(widget)
     widget.source.value, widget.target.value = tmp_path, tmp_path / "out"
+    qtbot.waitUntil(lambda: widget.channels.count() == 3)
+    assert widget.chosen_channels == () and "--channels" not in widget.command
+    widget.channels.item(0).setCheckState(Qt.CheckState.Checked)
+    widget.channels.item(2).setCheckState(Qt.CheckState.Checked)
+    assert widget.command[-2:] == ["--channels", "a,c"]
     # A coarse grid of clicks is enough here.
     command = [*widget.command, "--points-per-side", "4", "--workers", "1"]
     monkeypatch.setattr(batch.BatchWidget, "command", command)
@@ -26,6 +32,36 @@ def test_a_folder_is_segmented_and_counted(qtbot: Any, tmp_path: Path, monkeypat
     qtbot.waitUntil(widget.start.isEnabled, timeout=120_000)
     assert widget.status.text() == "Done: 1 stack.", widget.log.toPlainText()
     assert (tmp_path / "out" / "a_labels.tif").is_file()
+    assert widget.progress.maximum() == widget.progress.value() == 1
+    assert "1 of 1: " in widget.log.toPlainText()
     widget.start.click()
     qtbot.waitUntil(widget.start.isEnabled, timeout=120_000)
     assert widget.status.text() == "Done: 1 stack, 1 of them there already."
+
+
+def test_a_batch_is_cancelled_and_channels_are_read(qtbot: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    widget = batch.BatchWidget()
+    qtbot.addWidget(widget)
+    widget.source.value = tmp_path
+    qtbot.waitUntil(lambda: "Expected a folder of stacks, got none" in widget.status.text())
+    np.save(tmp_path / "unclear.npy", np.zeros((4, 6, 40, 48), np.uint8))
+    widget.read_channels()
+    qtbot.waitUntil(lambda: "channel" in widget.status.text())
+    widget.axis.value = "1"
+    qtbot.waitUntil(lambda: widget.channels.count() == 6)
+    assert widget.command[-2:] == ["--channel-axis", "1"]
+
+    # A stand-in that tells of two stacks, works on the third, and stops when it is asked to.
+    script = (
+        "import sys, time\n"
+        "print('1 of 3: a', '2 of 3: b', sep='\\n', file=sys.stderr, flush=True)\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    monkeypatch.setattr(batch.BatchWidget, "command", ["-c", script])
+    widget.start.click()
+    qtbot.waitUntil(lambda: (widget.progress.value(), widget.progress.maximum()) == (2, 3), timeout=30_000)
+    widget.cancel.click()
+    assert "under way" in widget.status.text()
+    qtbot.waitUntil(widget.start.isEnabled, timeout=30_000)
+    assert widget.status.text().startswith("Stopped after 2;")

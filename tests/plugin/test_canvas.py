@@ -10,7 +10,7 @@ from napari.components import ViewerModel
 
 from e2sam.data.masks import MaskCrop
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from napari_e2sam import _canvas
+from napari_e2sam import _own_layers
 from napari_e2sam._canvas import Canvas
 from napari_e2sam._convert import Scene
 
@@ -23,7 +23,7 @@ def scene() -> Scene:
 
 @pytest.mark.parametrize("is_wide", [False, True])
 def test_the_box_of_what_changed_is_drawn_and_no_more(is_wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_canvas, "_WIDE_IMAGE", 0 if is_wide else SIZE[0] * SIZE[1])
+    monkeypatch.setattr(_own_layers, "_WIDE_IMAGE", 0 if is_wide else SIZE[0] * SIZE[1])
     canvas = Canvas(ViewerModel())
     canvas.open(scene())
     while not canvas.make_one():

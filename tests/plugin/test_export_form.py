@@ -54,7 +54,7 @@ def test_what_the_form_says_can_be_written(tmp_path: Path, qtbot: Any, kind: str
             importing.asked.connect(taken.append)
             importing["take"].native.click()
             assert taken == [ImportRequest(request.out, "object", False)]
-            (record,) = import_labels(session, 1, taken[0].path)
+            (record,) = import_labels(session, 1, taken[0].path).objects
             assert record.area == 4
 
 
@@ -81,7 +81,22 @@ def test_export_and_import_in_the_window(window: Any, stack: ChannelStack, tmp_p
     exchange.ask("import")
     exchange.form["path"].value = tmp_path / "scene.tif"
     exchange.form["take"].native.click()
-    assert window.widget.status.text() == "1 objects taken from scene.tif; 1 wait for your review."
+    window.wait(lambda: window.widget.status.text() == "1 object taken from scene.tif; 1 waits for your review.")
     assert [record.area for record in window.session.objects] == [area]
+
+    # A second time brings only what is new, and says so.
+    window.click(60, 50)
+    window.controller.do("accept")
+    exchange.export(ExportRequest("coco", tmp_path / "both.json", False, "objects", False))
+    window.wait(lambda: (tmp_path / "both.json").exists() and "Wrote 2" in window.widget.status.text())
+    window.session.file.delete([window.session.objects[-1].id])
+    exchange.take(tmp_path / "both.json")
+    window.wait(lambda: window.widget.status.text() == "1 object taken from both.json; 1 skipped, it is here already.")
+    assert len(window.session.objects) == 2
+    assert len(window.panels.objects.table.rows) == 2
+    exchange.take(tmp_path / "both.json")
+    window.wait(lambda: "0 objects taken from both.json; 2 skipped" in window.widget.status.text())
+    window.controller.do("undo")
+    assert len(window.session.objects) == 1, "an import that brings nothing is no step"
     exchange.take(tmp_path / "nothing.png")
-    assert "nothing.png" in window.widget.status.text()
+    window.wait(lambda: "nothing.png" in window.widget.status.text())

@@ -28,7 +28,7 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     assert [channels.isColumnHidden(at) for at in (Column.UNIT, Column.INVALID)] == [True, False]
     assert channels.columnWidth(Column.NAME) >= 60
     wanted = column.minimumSizeHint().width()
-    window.controller.objects.add_class("a class whose name is longer than any list has room for")
+    window.controller.classes.add("a class whose name is longer than any list has room for")
     for x, y in ((20, 20), (60, 20), (60, 60), (20, 60)):
         window.click(x, y)
         window.controller.do("accept")
@@ -36,7 +36,7 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     window.wait(lambda: column.minimumSizeHint().width() == wanted)
     window.wait(lambda: column.width() == seen.width())
     edges = _right_edges(column)
-    assert {"save_preset", "next_click", "add_class", "channels", "objects"} <= set(edges)
+    assert {"save_preset", "next_click", "remove_class", "channels", "objects"} <= set(edges)
     assert {name: edge for name, edge in edges.items() if edge > seen.width()} == {}
     for table in (window.panels.channels.view, window.panels.objects.view):
         assert table.horizontalHeader().length() <= table.viewport().width()
@@ -57,11 +57,15 @@ def test_no_panel_moves_between_clicks(window: Any, stack: ChannelStack) -> None
         sections = {name: section.geometry().getRect() for name, section in window.widget.sections.items()}
         return sections | {button.objectName(): button.geometry().getRect() for button in shown}
 
-    shown = window.panels.prompts.findChildren(QPushButton)
+    prompts = window.panels.prompts
+    assert prompts.no_mask.isVisible()
+    assert prompts.no_mask.width() >= max(prompts.no_mask.sizeHint().width(), prompts.accept.width())
+    shown = prompts.findChildren(QPushButton)
     bars = window.panels.prompts.bars
     for x in (20, 60):
         window.click(x, 20)
         window.wait(lambda: len(bars._rows) == 2)
+        assert not prompts.no_mask.isVisible()
         if x == 20:
             before = places()
         assert places() == before

@@ -48,11 +48,11 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     do("merge")
     assert [row.id for row in objects.table.rows] == [1, 2]
     assert _labels(window)[60, 60] == 2
-    window.controller.objects.add_class("cell")
+    window.controller.classes.add("cell")
     colours = [objects.classes.itemData(at, Qt.ItemDataRole.DecorationRole).name() for at in range(2)]
     assert colours == [record.colour.lower() for record in window.session.file.classes()]
     objects.choose([2])
-    window.controller.objects.choose_class("cell")
+    window.controller.classes.choose("cell")
     assert {row.id: row.class_name for row in objects.table.rows} == {1: "object", 2: "cell"}
     objects.choose([1])
     do("delete")

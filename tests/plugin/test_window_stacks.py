@@ -59,6 +59,30 @@ def test_layers_of_any_kind_become_stacks(window: Any) -> None:
     assert window.canvas.objects_layer.data[20, 20] == 1
 
 
+def test_a_click_without_a_channel_says_what_is_missing(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    window.tick("red", "nir")
+    asked: list[str] = []
+    request = window.controller.work.engine.request
+    window.controller.work.engine.request = lambda one: (asked.append(one.what), request(one))[1]
+    table = window.panels.channels.table
+    table.tick(range(5), False)
+    missing = "Expected at least 1 selected channel, got 0: tick one in Channels."
+    assert window.widget.status.text() == missing
+    window.widget.say("", "info")
+    window.canvas.points_layer.add([[30, 30]])
+    assert window.widget.status.text() == missing
+    window.widget.say("", "info")
+    window.controller.objects.everything()
+    assert window.widget.status.text() == missing
+    assert asked == [], "the engine is not asked for anything"
+    # The next tick encodes, and the click that was made has its mask.
+    table.tick([2], True)
+    window.wait(lambda: window.session.draft.candidates and window.state.is_encoded)
+    assert window.session.draft.conditions.channels == ("nir",)
+    assert window.widget.status.text() == ""
+
+
 def test_an_unclear_channel_axis_is_asked_for(window: Any, tmp_path: Path) -> None:
     path = tmp_path / "unclear.npy"
     np.save(path, np.random.default_rng(0).uniform(0, 1, (4, 6, 60, 70)))

@@ -156,6 +156,69 @@ def test_a_folder_is_worked_through_in_the_window(window: Any, folder: Path, qtb
     control.close()
 
 
+def test_an_unclear_channel_axis_is_asked_for_once(window: Any, tmp_path: Path, qtbot: Any) -> None:
+    place = tmp_path / "unclear"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in (("a1", (4, 6, 40, 48)), ("a2", (4, 6, 52, 44)), ("a3", (4, 7, 40, 48))):
+        np.save(place / f"{name}.npy", rng.uniform(0, 1, shape).astype(np.float32))
+    panel = WorklistPanel()
+    qtbot.addWidget(panel)
+    control = WorklistControl(panel, window.controller.work, prefetches=False)
+    stack_panel = window.panels.stack
+
+    def shown(name: str, num_channels: int) -> bool:
+        scene = window.state.scene
+        return (
+            scene is not None
+            and scene.stack.source == place / name
+            and scene.stack.num_channels == num_channels
+            and window.state.is_encoded
+        )
+
+    def choose(text: str) -> None:
+        texts = [stack_panel.axis.itemText(position) for position in range(stack_panel.axis.count())]
+        stack_panel.axis_chosen.emit(texts.index(text))
+
+    panel.folder_chosen.emit(place)
+    window.wait(lambda: shown("a1.npy", 4))
+    assert "is a guess" in stack_panel.warning.text()
+    choose("axis 1: 6 channels")
+    window.wait(lambda: shown("a1.npy", 6))
+    assert stack_panel.warning.text() == ""
+    assert window.viewer.layers[0].data.shape == (4, 6, 40, 48)
+    assert window.session.record.reading == {"channel_axis": 1}
+    window.click(20, 20)
+    window.controller.do("accept")
+    window.wait(lambda: panel.items.item(0).text().startswith("\N{MIDDLE DOT}"))
+
+    # The next of the same kind is read alike, may still be read otherwise, and one of another kind asks again.
+    panel.to_do.click()
+    window.wait(lambda: shown("a2.npy", 6))
+    assert stack_panel.warning.text() == ""
+    assert panel.items.item(0).text().startswith("\N{CHECK MARK}")
+    assert stack_panel.axis.currentText() == "axis 1: 6 channels"
+    choose("axis 0: 4 channels")
+    window.wait(lambda: shown("a2.npy", 4))
+    assert window.viewer.layers[0].data.shape == (6, 4, 52, 44)
+    choose("axis 1: 6 channels")
+    window.wait(lambda: shown("a2.npy", 6))
+    panel.to_do.click()
+    window.wait(lambda: shown("a3.npy", 4))
+    assert "is a guess" in stack_panel.warning.text()
+
+    # An image is read again as it was.
+    panel.items.setCurrentRow(0)
+    window.wait(lambda: shown("a1.npy", 6))
+    assert len(window.session.file.objects(window.session.stack_id)) == 1
+    assert control.worklist.remaining == 1
+    # A guess that nobody has worked with stays one.
+    panel.items.setCurrentRow(2)
+    window.wait(lambda: shown("a3.npy", 4))
+    assert "is a guess" in stack_panel.warning.text()
+    control.close()
+
+
 def test_neighbours_are_encoded_with_the_channels_in_use(folder: Path) -> None:
     asked: list[tuple[Any, ...]] = []
 
@@ -163,15 +226,72 @@ def test_neighbours_are_encoded_with_the_channels_in_use(folder: Path) -> None:
         def __init__(self, model: str) -> None:
             self.model = model
 
-        def prefetch(self, stack: Any, channels: Any, recipes: Any) -> None:
+        def set_stack(self, stack: Any, channels: Any, recipes: Any) -> None:
             asked.append((self.model, stack.source.name, channels, len(recipes)))
 
-    api = SimpleNamespace(read_stack=read_stack, Predictor=Predictor, load_model=str)
-    (folder / "broken.tif").write_bytes(b"II*\0")
-    arguments = _prefetch.command(
-        "tiny", ("a", "c"), [folder / "b2.tif", folder / "broken.tif", folder / "b1_labels.tif"]
+    api = SimpleNamespace(
+        read_stack=read_stack, Predictor=Predictor, load_model=str, image_disagreement=lambda predictor: 0.25
     )
+    (folder / "broken.tif").write_bytes(b"II*\0")
+    paths = [folder / "b2.tif", folder / "broken.tif", folder / "b1_labels.tif"]
+    arguments = _prefetch.command("tiny", ("a", "c"), paths)
     task = json.loads(arguments[-1])
     assert arguments[:2] == ["-m", "napari_e2sam._prefetch"]
-    assert _prefetch.prefetch(api, task["model"], task["channels"], [Path(path) for path in task["paths"]]) == 1
+    found = _prefetch.prefetch(api, task["model"], task["channels"], [Path(path) for path in task["paths"]])
+    assert dict(found) == {paths[0]: 0.25, paths[1]: None, paths[2]: None}
     assert asked == [("tiny", "b2.tif", ("a", "c"), 3)]
+
+
+def test_the_image_of_most_doubt_is_next(window: Any, folder: Path, qtbot: Any) -> None:
+    panel = WorklistPanel()
+    qtbot.addWidget(panel)
+    control = WorklistControl(panel, window.controller.work, prefetches=False)
+    worklist, told = control.worklist, control._prefetching.prepared
+
+    def shown(name: str) -> bool:
+        scene = window.state.scene
+        return scene is not None and scene.stack.source == folder / name and window.state.is_encoded
+
+    panel.folder_chosen.emit(folder)
+    window.wait(lambda: shown("b1.tif"))
+    panel.doubt.click()
+    assert "of 2 images in the background" in window.widget.status.text()
+    told.emit(folder / "b2.tif", 0.25)
+    assert panel.items.item(1).text().endswith("b2.tif   doubt 0.25")
+    assert worklist.current == folder / "b1.tif", "not before all are compared"
+    told.emit(folder / "b10.tif", 0.5)
+    window.wait(lambda: shown("b10.tif"))
+
+    # Who goes on working is not taken elsewhere.
+    panel.doubt.click()
+    window.click(20, 20)
+    told.emit(folder / "b1.tif", 0.75)
+    assert shown("b10.tif")
+    # What is done is not gone to, nor what could not be compared.
+    window.controller.work.session.file.set_done(1)
+    told.emit(folder / "b2.tif", None)
+    panel.doubt.click()
+    assert window.widget.status.text() == "No image could be compared."
+    control.set_done()
+    assert panel.doubt.isEnabled()
+    worklist.go_to(1)
+    assert not panel.doubt.isEnabled()
+    control.go_to_doubt()
+    assert window.widget.status.text() == "Every other image of the worklist is done."
+    control.close()
+
+
+def test_images_are_compared_in_a_process_of_its_own(window: Any, folder: Path, qtbot: Any) -> None:
+    """With a real process and a real model, while the window's own engine is the small one."""
+    (folder / "b3.tif").write_bytes(b"II*\0")
+    panel = WorklistPanel()
+    qtbot.addWidget(panel)
+    control = WorklistControl(panel, window.controller.work)
+    panel.folder_chosen.emit(folder)
+    window.wait(lambda: window.state.is_encoded)
+    panel.doubt.click()
+    window.wait(lambda: control.worklist.current != folder / "b1.tif", timeout=200_000)
+    doubts = {path.name: doubt for path, doubt in control._doubts.items()}
+    assert doubts["b3.tif"] is None
+    assert control.worklist.current.name == max(("b2.tif", "b10.tif"), key=lambda name: doubts[name])
+    control.close()

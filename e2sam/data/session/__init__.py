@@ -35,7 +35,7 @@ Reading objects (from memory)
     labels(stack_id, plane, overlap=None) -> (H, W) int32
     labels_in(stack_id, plane, box) -> (h, w) int32: what a window redraws for each `Change.regions`
 Classes (undoable)
-    classes(); add_class(name, colour, key); update_class(id, ...); remove_class(id)
+    classes(); add_class(name, colour, key); update_class(id, ...); remove_class(id, to=None)
 History
     undo(), redo() -> HistoryStep; next_undo(), next_redo() -> HistoryStep or None (for menus); history(newest)
     state() -> bytes: canonical form of everything undoable

@@ -9,6 +9,7 @@ from dataclasses import replace
 from e2sam.data.session.journal import Delta, Edit
 from e2sam.data.session.objects import ObjectActions
 from e2sam.data.session.records import ClassRecord, HistoryStep, NewObject, ObjectRecord, Plane
+from e2sam.data.session.schema import DOCUMENT
 from e2sam.errors import SessionError
 
 __all__ = ["Session"]
@@ -45,18 +46,37 @@ class Session(ObjectActions):
         _check_class(record.name, record.colour)
         if any(other.name == record.name and other.id != class_id for other in known.values()):
             raise SessionError(f"Expected a new class name, got {record.name!r} again.")
-        with self._action("classes", f"Change class {record.name}") as edit:
+        label = (
+            f"Change class {before.name}" if name in (None, before.name) else f"Rename class {before.name} to {name}"
+        )
+        with self._action("classes", label) as edit:
             edit.put("class", (record.id, record.name, record.colour, record.key))
         return record
 
-    def remove_class(self, class_id: int) -> None:
-        """Remove a class that no object has."""
-        num_objects = sum(record.class_id == class_id for record in self.objects())
-        if num_objects:
-            raise SessionError(f"Expected a class without objects, got one of {num_objects}: change their class first.")
+    def remove_class(self, class_id: int, to: int | None = None) -> None:
+        """Remove a class; its objects, on every image, go to the class `to`, in the same step.
+
+        Raises
+        ------
+        SessionError
+            If it has objects and `to` does not say where they go, if it is the only class, or there is none of the id.
+        """
+        name = self._check_class(class_id)
+        records = [record for record in self.objects() if record.class_id == class_id]
         if len(self.classes()) == 1:
             raise SessionError("Expected at least 1 class to stay: add another first.")
-        with self._action("classes", "Remove class") as edit:
+        if to is not None:
+            self._check_class(to)
+        if to == class_id:
+            raise SessionError(f"Expected another class for the objects of {name}, got {name} itself.")
+        if records and to is None:
+            raise SessionError(
+                f"Expected a class without objects, got one of {len(records)}: change their class first."
+            )
+        with self._action("classes", f"Remove class {name}") as edit:
+            for record in records:
+                row = dict(zip(DOCUMENT["object"], edit.row("object", record.id) or (), strict=True))
+                edit.put("object", list({**row, "class": to}.values()))
             edit.drop("class", class_id)
 
     def import_objects(self, objects: Sequence[tuple[tuple[int, Plane], str, NewObject]]) -> tuple[ObjectRecord, ...]:

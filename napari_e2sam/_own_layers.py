@@ -1,0 +1,256 @@
+"""The layers that a window makes in a viewer: kept by reference, never found by name, made when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer, Points, Shapes
+from numpy.typing import NDArray
+
+from e2sam.data.masks import Box
+from napari_e2sam._convert import Scene
+
+__all__ = ["PROMPT_COLOURS", "OwnLayers", "bind_all"]
+
+PROMPT_COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
+"""Colour of a point outside (0) and inside (1) of the object."""
+
+_OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model input"}
+_WIDE_IMAGE = 1 << 25
+# Past this many pixels, the layer of the current mask is cut to the mask: a texture of all of them takes long to make.
+_HUGE_IMAGE = 1 << 24
+
+
+class OwnLayers:
+    """Makes, places and takes away our layers in one viewer; what they show and tell is the canvas's.
+
+    Parameters
+    ----------
+    viewer
+        The viewer.
+    made
+        Called with the name and the layer that was made.
+    gone
+        Called with a layer that is no longer ours.
+
+    Attributes
+    ----------
+    scene
+        What the layers lie over, or None before a stack is open.
+    is_writing
+        Whether we are writing layers ourselves: their events are not the user's then.
+    """
+
+    def __init__(self, viewer: ViewerModel, made: Callable[[str, Layer], None], gone: Callable[[Layer], None]) -> None:
+        self.viewer = viewer
+        self.scene: Scene | None = None
+        self.is_writing = False
+        self._made = made
+        self._gone = gone
+        self._layers: dict[str, Layer] = {}
+        self._keys: tuple[tuple[str, Callable[[Any], None] | None], ...] = ()
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    def close(self, remove_layers: bool) -> None:
+        """Let go of the viewer; the layers stay unless they are to be removed."""
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        for layer in tuple(self._layers.values()):
+            self._gone(layer)
+            if remove_layers and layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        self._layers.clear()
+
+    def get(self, name: str) -> Any:
+        """A layer by our name for it, or None where it is not there."""
+        return self._layers.get(name)
+
+    def is_ours(self, layer: Layer) -> bool:
+        """Whether we made a layer."""
+        return any(layer is ours for ours in self._layers.values())
+
+    def open(self, scene: Scene) -> None:
+        """Take our layers to a scene; those of another size or place are made anew."""
+        before = self.scene
+        self.scene = scene
+        if before is not None and (before.size, before.scale, before.translate) == (
+            scene.size,
+            scene.scale,
+            scene.translate,
+        ):
+            return
+        for name in tuple(self._layers):
+            self.drop(name)
+        self.points()
+
+    def make_one(self) -> bool:
+        """Make one of the layers that will be needed, and say whether it was the last.
+
+        napari takes long to show a new layer, so that each is made in a turn of its own.
+        """
+        if self.scene is None:
+            return True
+        for name, make in (("mask", self.mask), ("objects", self.objects)):
+            if name not in self._layers:
+                make()
+                return False
+        return True
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While we write layers, their events are not the user's."""
+        before, self.is_writing = self.is_writing, True
+        try:
+            yield
+        finally:
+            self.is_writing = before
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        assert self.scene is not None
+        return {"scale": self.scene.scale, "translate": self.scene.translate}
+
+    def bind_keys(self, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:
+        """Bind keys on our own layers too: napari asks the active layer first, and points take letters such as A."""
+        self._keys = tuple(keys)
+        for layer in self._layers.values():
+            bind_all(layer, self._keys)
+
+    def _add(self, name: str, layer: Layer, below: str = "") -> None:
+        self._layers[name] = layer
+        bind_all(layer, self._keys)
+        active = self.viewer.layers.selection.active
+        with self.writing():
+            self.viewer.layers.append(layer)
+            if below in self._layers:
+                self.viewer.layers.move(self.viewer.layers.index(layer), self.viewer.layers.index(self._layers[below]))
+            if active is not None and active in self.viewer.layers:
+                self.viewer.layers.selection.active = active
+        self._made(name, layer)
+
+    def drop(self, name: str) -> None:
+        """Take a layer away, where it is there."""
+        layer = self._layers.pop(name, None)
+        if layer is not None:
+            self._gone(layer)
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+
+    # -- layers, made when they are first needed and again after the user deleted them -------------------------------
+
+    def objects(self) -> Labels:
+        """The layer of accepted objects."""
+        if "objects" not in self._layers:
+            assert self.scene is not None
+            height, width = self.scene.size
+            dtype = np.uint16 if height * width > _WIDE_IMAGE else np.int32
+            layer = Labels(np.zeros((height, width), dtype), name="objects", opacity=0.6, **self._place)
+            self._add("objects", layer, below="mask" if "mask" in self._layers else "points")
+        return self._layers["objects"]
+
+    def mask(self) -> Labels:
+        """The layer of the current mask."""
+        if "mask" not in self._layers:
+            assert self.scene is not None
+            layer = Labels(
+                np.zeros((1, 1) if self.has_cropped_mask else self.scene.size, np.uint8),
+                name="mask",
+                opacity=0.65,
+                colormap={0: "transparent", None: "#35c9ff"},
+                **self._place,
+            )
+            layer.editable = False
+            self._add("mask", layer, below="box" if "box" in self._layers else "points")
+        return self._layers["mask"]
+
+    def shapes(self) -> Shapes:
+        """The layer of the box prompt, and of scribbles."""
+        if "box" not in self._layers:
+            layer = Shapes(
+                None,
+                ndim=2,
+                name="box",
+                face_color="transparent",
+                edge_color="#ffd23d",
+                edge_width=self._screen_width(),
+                **self._place,
+            )
+            self._add("box", layer, below="points")
+        return self._layers["box"]
+
+    def points(self) -> Points:
+        """The layer of point prompts."""
+        if "points" not in self._layers:
+            layer = Points(
+                np.zeros((0, 2)),
+                ndim=2,
+                name="prompts",
+                size=self._point_size(),
+                symbol="disc",
+                face_color=PROMPT_COLOURS[1],
+                border_color="white",
+                border_width=0.15,
+                features={"label": np.zeros(0, int)},
+                feature_defaults={"label": 1},
+                **self._place,
+            )
+            self._add("points", layer)
+        return self._layers["points"]
+
+    def _point_size(self) -> float:
+        assert self.scene is not None
+        return max(4.0, max(self.scene.size) / 75)
+
+    def _screen_width(self) -> float:
+        assert self.scene is not None
+        return max(1.0, max(self.scene.size) / 400)
+
+    @property
+    def has_cropped_mask(self) -> bool:
+        """Whether the image is so large that the mask's layer is no larger than the mask."""
+        assert self.scene is not None
+        return self.scene.size[0] * self.scene.size[1] > _HUGE_IMAGE
+
+    def show_over(self, name: str, pixels: NDArray[Any] | None, box: Box | None) -> None:
+        """Show a picture over a box of the scene, (h, w, 3) in colour or (h, w) in [0, 1]; None takes it away.
+
+        `name` is "composite", "blink" or "doubt".
+        """
+        if pixels is None or self.scene is None:
+            self.drop(name)
+            return
+        height, width = self.scene.size
+        x0, y0, x1, y1 = box or (0, 0, width, height)
+        ratio = np.array(((y1 - y0) / pixels.shape[0], (x1 - x0) / pixels.shape[1]))
+        scale = ratio * self.scene.scale
+        translate = (ratio / 2 - 0.5 + (y0, x0)) * self.scene.scale + self.scene.translate
+        layer = self._layers.get(name)
+        if layer is not None and layer.data.shape == pixels.shape:
+            with self.writing():
+                layer.data = pixels
+                if not np.allclose(layer.scale, scale) or not np.allclose(layer.translate, translate):
+                    layer.scale, layer.translate = scale, translate
+            return
+        self.drop(name)
+        kind = (
+            {"rgb": True}
+            if pixels.ndim == 3
+            else {"colormap": "magma", "blending": "additive", "contrast_limits": (0, 1)}
+        )
+        layer = Image(pixels, name=_OVER_NAMES[name], scale=scale, translate=translate, **kind)
+        self._add(name, layer, below="objects" if name != "doubt" and "objects" in self._layers else "points")
+
+    def _on_removed(self, event: Any) -> None:
+        for name, layer in tuple(self._layers.items()):
+            if layer is event.value:
+                self._gone(layer)
+                del self._layers[name]
+
+
+def bind_all(layer_or_viewer: Any, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:
+    """Bind keys, over whatever they did before."""
+    for key, action in keys:
+        layer_or_viewer.bind_key(key, action, overwrite=True)

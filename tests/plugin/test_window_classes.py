@@ -1,0 +1,76 @@
+"""The list of classes, in a real viewer: rename and remove, undone and reopened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conftest import Window
+from qtpy.QtWidgets import QInputDialog
+
+from e2sam.data.stack import ChannelStack
+
+
+def _shown(panel: Any) -> list[str]:
+    return [panel.classes.itemText(at) for at in range(panel.classes.count())]
+
+
+def test_a_class_is_renamed_and_removed_and_stays_so(
+    make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path, monkeypatch: Any
+) -> None:
+    path = tmp_path / "work.e2sam"
+    window = Window(make_napari_viewer(show=True), qtbot, session=path)
+    window.open(stack)
+    panel, do = window.panels.objects, window.controller.do
+    assert not panel.remove_class.isEnabled(), "the only class stays"
+    window.controller.classes.add("cell")
+    window.click(20, 20)
+    do("accept")
+
+    # Renamed: the object shows it, a name that is taken is one line.
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_, **__: ("nucleus", True))
+    panel.rename_class.click()
+    assert _shown(panel) == ["object", "nucleus"]
+    assert panel.classes.currentText() == "nucleus"
+    assert [row.class_name for row in panel.table.rows] == ["nucleus"]
+    assert "Rename class cell to nucleus" in panel.undo.toolTip()
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_, **__: ("object", True))
+    panel.rename_class.click()
+    assert "Expected a new class name" in window.widget.status.text()
+    assert _shown(panel) == ["object", "nucleus"]
+
+    # Not removed when the user does not say where its object goes; else in one step with it.
+    asked: list[Any] = []
+
+    def answer(*arguments: Any) -> tuple[str, bool]:
+        asked.append(arguments[2:4])
+        return "object", len(asked) > 1
+
+    monkeypatch.setattr(QInputDialog, "getItem", answer)
+    panel.remove_class.click()
+    assert asked == [("1 object is of the class nucleus. New class:", ["object"])]
+    assert _shown(panel) == ["object", "nucleus"]
+    panel.remove_class.click()
+    assert _shown(panel) == ["object"]
+    assert [row.class_name for row in panel.table.rows] == ["object"]
+    do("undo")
+    assert _shown(panel) == ["object", "nucleus"]
+    assert [row.class_name for row in panel.table.rows] == ["nucleus"]
+    do("undo")
+    assert [row.class_name for row in panel.table.rows] == ["cell"]
+    do("redo")
+    do("redo")
+    assert [row.class_name for row in panel.table.rows] == ["object"]
+
+    # One without objects goes without a question.
+    window.controller.classes.add("empty")
+    panel.remove_class.click()
+    assert len(asked) == 2
+    do("undo")
+    assert _shown(panel) == ["object", "empty"]
+    window.close()
+    window.viewer.layers.clear()
+    again = Window(window.viewer, qtbot, session=path)
+    assert _shown(again.panels.objects) == ["object", "empty"]
+    again.wait(lambda: [row.class_name for row in again.panels.objects.table.rows] == ["object"])
+    again.close()
