@@ -305,8 +305,8 @@ class Predictor:
             # Logits of one view mean nothing to another.
             views = [before.view]
         with self._decoder_lock:
-            # The tensor itself where all of it is meant: the decoder knows again what it has prepared of an image.
-            wanted = embeddings if len(views) == len(embeddings) else embeddings[views]
+            # The tensor itself or a slice of it: the decoder knows again what it has prepared of an image.
+            wanted = embeddings if len(views) == len(embeddings) else embeddings[views[0] : views[0] + 1]
             logits, scores = decode_prompts(self.model, wanted, encoded.frame, local, multimask)
         quality = scores.max(axis=1)
         if before is not None and before.view in views:

@@ -11,9 +11,13 @@ __all__ = ["FAR", "geodesic_distance"]
 FAR = 1.0e3
 
 
-def _scan(distance: Tensor, cost: Tensor) -> Tensor:
-    """Exact distances along each row: (B, H, W) distances, (B, H, W - 1) costs of the steps to the right."""
-    travelled = torch.nn.functional.pad(cost.cumsum(-1), (1, 0))
+def _travelled(cost: Tensor) -> Tensor:
+    """(B, H, W) cost of the way from the start of each row, from (B, H, W - 1) costs of the steps to the right."""
+    return torch.nn.functional.pad(cost.cumsum(-1), (1, 0))
+
+
+def _scan(distance: Tensor, travelled: Tensor) -> Tensor:
+    """Exact distances along each row."""
     forward = travelled + (distance - travelled).cummin(-1).values
     backward = (forward + travelled).flip(-1).cummin(-1).values.flip(-1) - travelled
     return torch.minimum(forward, backward)
@@ -43,8 +47,8 @@ def geodesic_distance(cost_right: Tensor, cost_down: Tensor, seeds: Tensor, iter
         (B, H, W) float32 in [0, FAR].
     """
     distance = seeds
-    cost_down = cost_down.transpose(-1, -2).contiguous()
+    along_rows, along_columns = _travelled(cost_right), _travelled(cost_down.transpose(-1, -2).contiguous())
     for _ in range(iterations):
-        distance = _scan(distance, cost_right)
-        distance = _scan(distance.transpose(-1, -2).contiguous(), cost_down).transpose(-1, -2).contiguous()
+        distance = _scan(distance, along_rows)
+        distance = _scan(distance.transpose(-1, -2).contiguous(), along_columns).transpose(-1, -2).contiguous()
     return distance.clamp(max=FAR)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Compute", "fastest_dtype"]
+__all__ = ["Compute", "fastest_dtype", "version_of"]
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -79,18 +79,18 @@ class Compute:
         entry = self._prepared.get(layer)
         if entry is not None:
             dtype, known_weight, weight_version, known_bias, bias_version, prepared = entry
-            same_bias = known_bias is bias and _version(bias) == bias_version
-            if dtype is self.dtype and known_weight is weight and _version(weight) == weight_version and same_bias:
+            same_bias = known_bias is bias and version_of(bias) == bias_version
+            if dtype is self.dtype and known_weight is weight and version_of(weight) == weight_version and same_bias:
                 return prepared  # type: ignore[no-any-return]
         with torch.inference_mode(False), torch.no_grad():
             matrix = weight.detach().flatten(1).to(self.dtype)
             vector = None if bias is None else bias.detach().to(self.dtype)
             prepared = _pack(matrix, vector)
-        self._prepared[layer] = (self.dtype, weight, _version(weight), bias, _version(bias), prepared)
+        self._prepared[layer] = (self.dtype, weight, version_of(weight), bias, version_of(bias), prepared)
         return prepared
 
 
-def _version(parameter: Tensor | None) -> int:
+def version_of(parameter: Tensor | None) -> int:
     """Number of changes in place; tensors made in inference mode cannot say, and do not change."""
     return -1 if parameter is None or parameter.is_inference() else parameter._version
 

@@ -26,17 +26,19 @@ class PromptGeometry:
     Attributes
     ----------
     points
-        (B, P, 2) float32 (x, y), in positions of the grid, centres at integers.
+        (B, P, 2) float32 (x, y), in positions of the grid, centres at integers: the clicks.
     is_positive, is_negative
-        (B, P) bool.
+        (B, P) bool; neither where a prompt has fewer clicks than others.
     boxes
         (B, 4) float32 x0, y0, x1, y1 on the grid; meaningless where not `has_box`.
     has_box
         (B,) bool.
     logits
-        (B, 1, H, W) earlier logits, zero where there were none.
+        (B, 1, H, W) earlier logits, zero where there were none; None where no prompt has any.
     inside
-        (B, H, W) float32, 1 inside the box, 0 outside or without one.
+        (B, H, W) float32, 1 inside the box, 0 outside or without one; None where no prompt has a box.
+    size
+        (H, W).
     """
 
     points: Tensor
@@ -44,30 +46,38 @@ class PromptGeometry:
     is_negative: Tensor
     boxes: Tensor
     has_box: Tensor
-    logits: Tensor
-    inside: Tensor
+    logits: Tensor | None
+    inside: Tensor | None
+    size: tuple[int, int]
 
 
 def prompt_geometry(prompts: PromptTensors, size: tuple[int, int]) -> PromptGeometry:
     """Place prompts of the model's frame on its stride-4 grid of `size` (H, W)."""
     labels = prompts.point_labels
     points = prompts.point_coords.float() / STRIDE - 0.5
-    first = (labels == 2).float().unsqueeze(-1)
-    last = (labels == 3).float().unsqueeze(-1)
-    boxes = torch.cat(((points * first).sum(1), (points * last).sum(1)), dim=1)
-    has_box = (labels == 2).any(1) & (labels == 3).any(1)
-    if prompts.mask_input is None:
-        logits = points.new_zeros(len(points), 1, *size)
-    else:
-        logits = prompts.mask_input.float()
+    first, last = labels == 2, labels == 3
+    has_box = first.any(1) & last.any(1)
+    boxes = torch.cat(
+        ((points * first.unsqueeze(-1)).sum(1), (points * last.unsqueeze(-1)).sum(1)),
+        dim=1,
+    )
+    inside = _inside(boxes, has_box, size) if bool(has_box.any()) else None
+    logits = prompts.mask_input
+    if logits is not None:
+        logits = logits.float()
         if logits.shape[-2:] != torch.Size(size):
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    x, y = _axes(size, points.device)
+    used = ((labels == 1) | (labels == 0)).any(0)
+    points, labels = points[:, used], labels[:, used]
+    return PromptGeometry(points, labels == 1, labels == 0, boxes, has_box, logits, inside, size)
+
+
+def _inside(boxes: Tensor, has_box: Tensor, size: tuple[int, int]) -> Tensor:
+    x, y = _axes(size, boxes.device)
     x0, y0, x1, y1 = (edge[:, None] for edge in boxes.unbind(1))
     columns = ((x >= x0 - 0.5) & (x <= x1 + 0.5) & has_box[:, None]).float()
     rows = ((y >= y0 - 0.5) & (y <= y1 + 0.5) & has_box[:, None]).float()
-    inside = rows[:, :, None] * columns[:, None, :]
-    return PromptGeometry(points, labels == 1, labels == 0, boxes, has_box, logits, inside)
+    return rows[:, :, None] * columns[:, None, :]
 
 
 def _axes(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -78,34 +88,37 @@ def _axes(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     )
 
 
-def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) -> Tensor:
-    """(B, 12, H, W) maps in [-1, 1] of prompts and of the geodesic distances from them.
+def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) -> list[Tensor]:
+    """12 maps (B, H, W) in [-1, 1] of prompts and of the geodesic distances from them.
 
     `cost_right` (B, H, W - 1) and `cost_down` (B, H - 1, W) are the costs of crossing to a neighbour.
     """
-    size = (geometry.inside.shape[1], geometry.inside.shape[2])
     maps = [
-        _click_map(geometry.points, chosen, size, width)
+        _click_map(geometry.points, chosen, geometry.size, width)
         for chosen in (geometry.is_positive, geometry.is_negative)
         for width in (_NARROW, _WIDE)
     ]
+    absent = geometry.points.new_zeros(len(geometry.points), *geometry.size)
     inside = geometry.inside
-    border = inside * (1 - _eroded(inside))
+    maps += [absent, absent] if inside is None else [inside, inside * (1 - _eroded(inside))]
+    maps.append(absent if geometry.logits is None else torch.tanh(geometry.logits[:, 0] / 4))
     near, far = _distances(geometry, cost_right, cost_down)
-    maps += [inside, border, torch.tanh(geometry.logits[:, 0] / 4)]
-    maps += [torch.exp(-near), torch.exp(-near / 4), torch.exp(-far), torch.exp(-far / 4), torch.tanh(far - near)]
-    return torch.stack(maps, dim=1)
+    # Past 60 nothing is left of the exponentials but the time that processors take for numbers so small.
+    for distance in (near.clamp(max=60), far.clamp(max=60)):
+        maps += [torch.exp(-distance), torch.exp(-distance / 4)]
+    return [*maps, torch.tanh(far - near)]
 
 
 def _click_map(points: Tensor, chosen: Tensor, size: tuple[int, int], width: float) -> Tensor:
     """(B, H, W): the largest Gaussian of the chosen points."""
+    result = points.new_zeros(len(points), *size)
+    if not bool(chosen.any()):
+        return result
     x, y = _axes(size, points.device)
     columns = torch.exp(-((x[None] - points[..., :1]) ** 2) / (2 * width**2)) * chosen[..., None]
     rows = torch.exp(-((y[None] - points[..., 1:]) ** 2) / (2 * width**2))
-    result = points.new_zeros(len(points), *size)
-    for index in range(points.shape[1]):
-        if bool(chosen[:, index].any()):
-            result = torch.maximum(result, rows[:, index, :, None] * columns[:, index, None, :])
+    for index in chosen.any(0).nonzero()[:, 0].tolist():
+        result = torch.maximum(result, rows[:, index, :, None] * columns[:, index, None, :])
     return result
 
 
@@ -115,24 +128,25 @@ def _eroded(inside: Tensor) -> Tensor:
 
 def _distances(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) -> tuple[Tensor, Tensor]:
     """Geodesic distances (B, H, W) from positive clicks, and from negative clicks and the outside of the box."""
-    positive = _seeds(geometry.points, geometry.is_positive, geometry.inside)
-    negative = _seeds(geometry.points, geometry.is_negative, geometry.inside)
-    outside = (geometry.inside == 0) & geometry.has_box[:, None, None]
-    negative = torch.where(outside, torch.zeros_like(negative), negative)
-    count = len(positive)
-    used = geometry.is_negative.any() | geometry.has_box.any()
-    if not bool(used):
+    positive = _seeds(geometry, geometry.is_positive)
+    negative = _seeds(geometry, geometry.is_negative)
+    if geometry.inside is not None:
+        outside = (geometry.inside == 0) & geometry.has_box[:, None, None]
+        negative = torch.where(outside, torch.zeros_like(negative), negative)
+    elif not bool(geometry.is_negative.any()):
         return geodesic_distance(cost_right, cost_down, positive), negative
+    count = len(positive)
     both = geodesic_distance(
         torch.cat((cost_right, cost_right)), torch.cat((cost_down, cost_down)), torch.cat((positive, negative))
     )
     return both[:count], both[count:]
 
 
-def _seeds(points: Tensor, chosen: Tensor, like: Tensor) -> Tensor:
+def _seeds(geometry: PromptGeometry, chosen: Tensor) -> Tensor:
     """(B, H, W): 0 at the positions of chosen points, FAR elsewhere."""
-    seeds = torch.full_like(like, FAR)
-    height, width = like.shape[1:]
+    height, width = geometry.size
+    points = geometry.points
+    seeds = points.new_full((len(points), height, width), FAR)
     column = points[..., 0].round().long().clamp(0, width - 1)
     row = points[..., 1].round().long().clamp(0, height - 1)
     batch, index = chosen.nonzero(as_tuple=True)

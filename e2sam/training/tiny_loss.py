@@ -71,9 +71,9 @@ def _round_loss(logits: Tensor, quality: Tensor, target: Tensor) -> tuple[Tensor
         iou = (hard & truth).sum((2, 3)) / (hard | truth).sum((2, 3)).clamp(min=1)
     candidates = losses[:, 1:]
     total = losses[:, 0] + candidates.amin(1) + 0.05 * candidates.mean(1) + (quality - iou).square().mean(1)
-    # What choosing by quality loses against the best candidate, made smooth.
-    chance = torch.softmax(12 * quality[:, 1:], dim=1)
-    total = total + (chance * (iou[:, 1:].amax(1, keepdim=True) - iou[:, 1:])).sum(1)
+    # What choosing by quality loses against the best mask, made smooth.
+    chance = torch.softmax(12 * quality, dim=1)
+    total = total + (chance * (iou.amax(1, keepdim=True) - iou)).sum(1)
     return total.mean(), iou
 
 
@@ -103,11 +103,11 @@ def play_rounds(
 
 
 def _shown(logits: Tensor, quality: Tensor, rng: np.random.Generator) -> Tensor:
-    """The mask (B, 1, H, W) that a user would see: the single one, or the candidate of best predicted quality."""
+    """The mask (B, 1, H, W) that a user would see: the single one, or the one of best predicted quality."""
     logits = logits.detach()
     if rng.random() < 0.5:
         return logits[:, :1]
-    best = quality[:, 1:].argmax(1) + 1
+    best = quality.argmax(1)
     return logits[torch.arange(len(logits), device=logits.device), best][:, None]
 
 

@@ -73,6 +73,14 @@ def test_padding_points_change_nothing(model: E2SAM) -> None:
     assert not torch.allclose(bare, other, atol=1e-3)
 
 
+def test_a_box_alone_and_a_mask_alone_are_prompts(model: E2SAM) -> None:
+    with torch.inference_mode():
+        embedding = model.encode(torch.randn(1, 3, 64, 64))
+        boxed, _ = model.decode(embedding, prompts_of([[(4.0, 4.0, 2), (50.0, 40.0, 3)]]), True)
+        masked, _ = model.decode(embedding, prompts_of([[(0.0, 0.0, -1)]], torch.randn(1, 1, 16, 16)), True)
+    assert boxed.isfinite().all() and masked.isfinite().all() and not torch.allclose(boxed, masked)
+
+
 def test_first_layer_is_linear_and_detail_starts_with_the_planes() -> None:
     encoder = TinyEncoder(3)
     a, b = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 32)
@@ -95,7 +103,7 @@ def test_dense_maps_mark_clicks_boxes_and_walls() -> None:
     right[0, :, 7] = 1.0
     # Pixel (14, 30) of the frame is position (3, 7) of the grid.
     geometry = prompt_geometry(prompts_of([[(14.0, 30.0, 1), (5.0, 9.0, 2), (31.0, 55.0, 3)]]), (16, 16))
-    maps = dense_maps(geometry, right, down)[0]
+    maps = torch.stack(dense_maps(geometry, right, down), dim=1)[0]
     assert divmod(int(maps[0].argmax()), 16) == (7, 3) and maps[0].max() == pytest.approx(1)
     assert maps[2].abs().max() == 0
     assert maps[4].sum() == maps[4, 2:14, 1:8].sum() == 12 * 7
@@ -154,6 +162,12 @@ def test_kept_features_follow_the_embedding_and_the_weights(model: E2SAM) -> Non
         changed, _ = decoder(first.clone(), prompts, False)
         assert not torch.allclose(changed, expected[0])
         weight.copy_(before)
+        both = torch.cat((first, second))
+        decoder(both, prompts_of([[(10.0, 20.0, 1)]] * 2), False)
+        for index in (1, 0):
+            assert torch.allclose(decoder(both[index : index + 1], prompts, False)[0], expected[index], atol=1e-5)
+        both[0] = both[1]
+        assert torch.allclose(decoder(both[:1], prompts, False)[0], expected[1], atol=1e-5)
 
 
 def test_candidates_hold_the_single_mask_and_the_better_two(model: E2SAM) -> None:
