@@ -33,7 +33,7 @@ _HINTS = {
     "": "Another layer is active: Points (P) goes on here.",
 }
 # A mask that takes longer than this is drawn after its point, and not with it.
-_MOST_HELD_MS = 90
+_MOST_HELD_MS = 150
 # Shares are asked for when the mask is on the screen: until then the processor is wanted for drawing it.
 _SHARES_AFTER_MS = 120
 
