@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -238,6 +239,9 @@ def _predict(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     tasks = find_stacks(options.paths, options.out)
+    if options.progress:
+        # Who reads it may ask to stop: also a window started in the background, where the signal is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     results: list[BatchResult] = []
     for result in progress(predict_many(tasks, options.model, batch), len(tasks), "stacks"):
         results.append(result)

@@ -19,7 +19,7 @@ def test_a_folder_is_segmented_and_counted(qtbot: Any, tmp_path: Path, monkeypat
     widget = batch.BatchWidget()
     qtbot.addWidget(widget)
     widget.source.value, widget.target.value = tmp_path, tmp_path / "out"
-    qtbot.waitUntil(lambda: widget.channels.count() == 3)
+    qtbot.waitUntil(lambda: widget.channels.count() == 3, timeout=60_000)
     assert widget.chosen_channels == () and "--channels" not in widget.command
     widget.channels.item(0).setCheckState(Qt.CheckState.Checked)
     widget.channels.item(2).setCheckState(Qt.CheckState.Checked)
@@ -43,17 +43,18 @@ def test_a_batch_is_cancelled_and_channels_are_read(qtbot: Any, tmp_path: Path, 
     widget = batch.BatchWidget()
     qtbot.addWidget(widget)
     widget.source.value = tmp_path
-    qtbot.waitUntil(lambda: "Expected a folder of stacks, got none" in widget.status.text())
+    qtbot.waitUntil(lambda: "Expected a folder of stacks, got none" in widget.status.text(), timeout=60_000)
     np.save(tmp_path / "unclear.npy", np.zeros((4, 6, 40, 48), np.uint8))
     widget.read_channels()
-    qtbot.waitUntil(lambda: "channel" in widget.status.text())
+    qtbot.waitUntil(lambda: "channel" in widget.status.text(), timeout=60_000)
     widget.axis.value = "1"
-    qtbot.waitUntil(lambda: widget.channels.count() == 6)
+    qtbot.waitUntil(lambda: widget.channels.count() == 6, timeout=60_000)
     assert widget.command[-2:] == ["--channel-axis", "1"]
 
     # A stand-in that tells of two stacks, works on the third, and stops when it is asked to.
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "print('1 of 3: a', '2 of 3: b', sep='\\n', file=sys.stderr, flush=True)\n"
         "try: time.sleep(60)\n"
         "except KeyboardInterrupt: sys.exit(130)"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +188,33 @@ def test_every_real_image_can_be_segmented(path: Path, tmp_path: Path, capsys: p
     assert read_labels(out).shape == (height, width)
     assert result["encoder_passes"] == 1
     assert set(result["channels"]) <= set(stack.names)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a window asks by signal on POSIX only")
+def test_predict_with_progress_stops_when_asked_even_from_the_background(tmp_path: Path) -> None:
+    for number in range(40):
+        np.save(tmp_path / f"scene{number:02d}.npy", np.random.default_rng(number).random((3, 48, 48), np.float32))
+    command = [
+        sys.executable,
+        "-m",
+        "e2sam.cli.main",
+        "predict",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--progress",
+    ]
+    ignored = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", ignored, *command, "--workers", "1", "--points-per-side", "3"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("1 of 40: ") for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert 1 <= len(list((tmp_path / "out").glob("*_labels.tif"))) < 40
