@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QProcess, Signal
 
 from e2sam.errors import E2SamError
-from napari_e2sam._wire import Message, receive, send
+from napari_e2sam._wire import LineBuffer, Message, receive, send
 
 __all__ = ["Channel", "EngineClient", "Request", "Tasks", "Training", "start_process", "start_thread"]
 
@@ -342,7 +342,7 @@ class Training(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._process: QProcess | None = None
-        self._rest = b""
+        self._printed = LineBuffer()
         self._result: dict[str, Any] | None = None
         self._error = ""
         self._is_cancelled = False
@@ -357,7 +357,7 @@ class Training(QObject):
         if self._process is not None:
             self.failed.emit("A training run is under way: wait for it, or cancel it.")
             return
-        self._rest, self._result, self._error, self._is_cancelled = b"", None, "", False
+        self._printed, self._result, self._error, self._is_cancelled = LineBuffer(), None, "", False
         process = QProcess(self)
         process.readyReadStandardOutput.connect(self._on_output)
         process.finished.connect(self._on_finished)
@@ -387,9 +387,7 @@ class Training(QObject):
     def _on_output(self) -> None:
         if self._process is None:
             return
-        lines = (self._rest + bytes(self._process.readAllStandardOutput())).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
+        for line in self._printed.take(bytes(self._process.readAllStandardOutput())):
             self._take(json.loads(line))
 
     def _take(self, message: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from qtpy.QtCore import QCoreApplication, QObject, QProcess, QProcessEnvironment, Signal
 
 from napari_e2sam import _prefetch
+from napari_e2sam._wire import LineBuffer
 
 __all__ = ["PrefetchProcess"]
 
@@ -23,7 +24,7 @@ class PrefetchProcess(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._process: QProcess | None = None
-        self._rest = b""
+        self._printed = LineBuffer()
         self._task: tuple[str, tuple[str, ...], int | None] = ("", (), None)
         self._left: list[Path] = []
 
@@ -38,7 +39,7 @@ class PrefetchProcess(QObject):
         self.stop()
         if not paths:
             return
-        self._task, self._left, self._rest = task, list(paths), b""
+        self._task, self._left, self._printed = task, list(paths), LineBuffer()
         process = QProcess()
         environment = QProcessEnvironment.systemEnvironment()
         for name, value in _prefetch.environment().items():
@@ -72,9 +73,7 @@ class PrefetchProcess(QObject):
     def _on_output(self) -> None:
         if self._process is None:
             return
-        lines = (self._rest + bytes(self._process.readAllStandardOutput())).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
+        for line in self._printed.take(bytes(self._process.readAllStandardOutput())):
             # A library may print too.
             if not line.startswith(b"{"):
                 continue

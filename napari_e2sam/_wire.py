@@ -15,10 +15,23 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Message", "receive", "send"]
+__all__ = ["LineBuffer", "Message", "receive", "send"]
 
 _LENGTH = struct.Struct("<Q")
 _CHUNK = 1 << 24
+
+
+class LineBuffer:
+    """Whole lines of what a process prints in pieces."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def take(self, piece: bytes) -> list[bytes]:
+        """The lines that end in this piece, without their ends."""
+        lines = (self._rest + piece).split(b"\n")
+        self._rest = lines.pop()
+        return lines
 
 
 @dataclass(frozen=True)

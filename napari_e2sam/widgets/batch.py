@@ -27,6 +27,7 @@ from e2sam.data.io import STACK_SUFFIXES, read_stack
 from e2sam.errors import StackError
 from napari_e2sam._jobs import Tasks
 from napari_e2sam._tooltips import TOOLTIPS, set_tooltips
+from napari_e2sam._wire import LineBuffer
 
 __all__ = ["BatchWidget"]
 
@@ -40,7 +41,7 @@ class BatchWidget(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._process: QProcess | None = None
-        self._rest = ""
+        self._printed = LineBuffer()
         self._is_stopping = False
         self._tasks = tasks = Tasks()
         # The closure keeps it until Qt has taken the widget down, however that happens.
@@ -125,7 +126,7 @@ class BatchWidget(QWidget):
 
     def _on_start(self) -> None:
         self.log.clear()
-        self._rest, self._is_stopping = "", False
+        self._printed, self._is_stopping = LineBuffer(), False
         process = QProcess(self)
         process.readyReadStandardError.connect(self._on_log)
         process.finished.connect(self._on_finished)
@@ -148,9 +149,8 @@ class BatchWidget(QWidget):
     def _on_log(self) -> None:
         if self._process is None:
             return
-        lines = (self._rest + bytes(self._process.readAllStandardError()).decode(errors="replace")).split("\n")
-        self._rest = lines.pop()
-        for line in lines:
+        for printed in self._printed.take(bytes(self._process.readAllStandardError())):
+            line = printed.decode(errors="replace")
             self.log.appendPlainText(line)
             if found := _PROGRESS.match(line):
                 self.progress.setRange(0, int(found[2]))
