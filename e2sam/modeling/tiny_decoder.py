@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -202,14 +203,15 @@ class TinyDecoder(nn.Module):
         cost = features.costs.repeat_interleave(each, 0) if each > 1 else features.costs
         with torch.autocast(cost.device.type, enabled=False):
             maps = dense_maps(geometry, cost[:, 0, :, :-1], cost[:, 1, :-1, :])
-        dense = torch.cat((torch.stack(maps, dim=1), self._detail_similarity(features, geometry)), dim=1)
-        dense = dense.to(features.trunk.dtype).contiguous(memory_format=torch.channels_last)
+        maps += self._detail_similarity(features, geometry).unbind(1)
+        dense = torch.stack(maps, dim=1).to(features.trunk.dtype).contiguous(memory_format=torch.channels_last)
         x8 = self.dense_down(dense) + self.similarity_in(self._similarity(features, geometry))
         x8 = _add_shared(x8, features.trunk)
         x8, x32 = self._trunk(x8)
-        fine = upsample(self.fine_up(x8)) + self.fine_dense(dense)
-        fine = F.relu(self.fine_norm(_add_shared(fine, features.detail)))
-        logits = (self.to_masks(fine) + self.fine_masks(F.relu(self.fine_conv(fine)))).float().contiguous()
+        # The largest tensors of a click: written in place, because new memory costs more than the sums.
+        fine = _add_shared(upsample(self.fine_up(x8)).add_(self.fine_dense(dense)), features.detail)
+        fine = F.relu_(self.fine_norm(fine))
+        logits = (self.to_masks(fine) + self.fine_masks(F.relu_(self.fine_conv(fine)))).float().contiguous()
         return logits, self._quality(logits, x8, x32, cost)
 
     def _trunk(self, x8: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,13 +230,16 @@ class TinyDecoder(nn.Module):
         keys = features.keys.float()
         maps = keys.reshape(images, heads * depth, height, width)
         clicked = _sample(maps, (geometry.points - 0.5) / 2).unflatten(2, (heads, depth))
-        scores = _scores(F.normalize(clicked, dim=-1), keys)
-        groups = [_masked_max(scores, chosen, -1.0) for chosen in (geometry.is_positive, geometry.is_negative)]
+        clicked = F.normalize(clicked, dim=-1)
+        groups = [
+            _best_of(clicked, chosen, -1.0, height * width, lambda query: _scores(query, keys))
+            for chosen in (geometry.is_positive, geometry.is_negative)
+        ]
         region = self._region(keys, geometry)
         if region is None:
             groups.append(torch.zeros_like(groups[0]))
         else:
-            groups.append(_scores(F.normalize(region, dim=-1).unsqueeze(1), keys)[:, 0])
+            groups.append(_scores(F.normalize(region, dim=-1), keys))
         similarity = torch.cat(groups, dim=1).reshape(len(clicked), 3 * heads, height, width)
         return similarity.to(features.trunk.dtype).contiguous(memory_format=torch.channels_last)
 
@@ -265,10 +270,16 @@ class TinyDecoder(nn.Module):
         keys = features.detail_keys.float()
         clicked = _sample(keys.reshape(images, heads * depth, height, width), geometry.points)
         clicked = clicked.unflatten(2, (heads, depth))
-        norms = features.detail_norms.repeat_interleave(len(clicked) // images, 0)[:, None]
-        closeness = 2 * _scores(clicked, keys) - clicked.square().sum(-1, keepdim=True) - norms
-        groups = [_masked_max(closeness, chosen, _UNLIKE) for chosen in (geometry.is_positive, geometry.is_negative)]
-        likeness = torch.exp(torch.cat(groups, dim=1).clamp(_UNLIKE, 0))
+        norms = features.detail_norms.repeat_interleave(len(clicked) // images, 0)
+
+        def closeness(query: Tensor) -> Tensor:
+            return _scores(2 * query, keys).sub_(norms).sub_(query.square().sum(-1, keepdim=True))
+
+        groups = [
+            _best_of(clicked, chosen, _UNLIKE, height * width, closeness)
+            for chosen in (geometry.is_positive, geometry.is_negative)
+        ]
+        likeness = torch.cat(groups, dim=1).clamp(_UNLIKE, 0).exp()
         return likeness.reshape(len(clicked), 2 * heads, height, width)
 
     def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor, cost: Tensor) -> Tensor:
@@ -287,12 +298,11 @@ def _facts(logits: Tensor, soft: Tensor, cost: Tensor) -> Tensor:
     """(B, M, 9) facts about masks: how sure, stable, large, well bounded, and how like the others they are."""
     positions = logits[0, 0].numel()
     hard = (logits > 0).float()
-    area = hard.sum((2, 3))
-    both = (soft * hard).sum((2, 3))
-    sure = both / (area + soft.sum((2, 3)) - both + 1e-3)
-    stable = ((logits > 1).float().sum((2, 3)) + 1e-3) / ((logits > -1).float().sum((2, 3)) + 1e-3)
     flat = hard.flatten(2)
-    shared = flat @ flat.transpose(1, 2)
+    shared, both = flat @ flat.transpose(1, 2), (flat.unsqueeze(2) @ soft.flatten(2).unsqueeze(3))[..., 0, 0]
+    area = shared.diagonal(dim1=1, dim2=2)
+    sure = both / (area + soft.sum((2, 3)) - both + 1e-3)
+    stable = (((logits > 1).sum((2, 3)) + 1e-3) / ((logits > -1).sum((2, 3)) + 1e-3)).float()
     alike = shared / (area[:, :, None] + area[:, None] - shared + 1e-3)
     share = area / positions
     columns = (sure, stable, share, torch.log(share + 1e-4) / 4, soft.amax((2, 3)), *_contour(hard, area, cost))
@@ -310,20 +320,26 @@ def _candidates(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
 
 def _contour(hard: Tensor, area: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cost (B, M) of the steps that cross the contours of masks (B, M, H, W), and of those within them."""
-    right, down = cost[:, :1, :, :-1], cost[:, 1:, :-1, :]
-    across = (hard[..., :-1] - hard[..., 1:]).abs(), (hard[..., :-1, :] - hard[..., 1:, :]).abs()
-    length = across[0].sum((2, 3)) + across[1].sum((2, 3))
-    on_contour = ((right * across[0]).sum((2, 3)) + (down * across[1]).sum((2, 3))) / (length + 1)
-    within = (right * hard[..., :-1] * hard[..., 1:]).sum((2, 3)) / (area + 1)
+    right, down = cost[:, 0, :, :-1].flatten(1), cost[:, 1, :-1, :].flatten(1)
+    sideways = (hard[..., :-1] - hard[..., 1:]).abs_().flatten(2)
+    downwards = (hard[..., :-1, :] - hard[..., 1:, :]).abs_().flatten(2)
+    length = sideways.sum(2) + downwards.sum(2)
+    on_contour = (_dot(sideways, right) + _dot(downwards, down)) / (length + 1)
+    within = _dot((hard[..., :-1] * hard[..., 1:]).flatten(2), right) / (area + 1)
     return on_contour, within
 
 
+def _dot(maps: Tensor, weights: Tensor) -> Tensor:
+    """(B, M) sums of maps (B, M, N) times the weights (B, N) of their prompt."""
+    return (maps @ weights.unsqueeze(2))[..., 0]
+
+
 def _add_shared(x: Tensor, shared: Tensor) -> Tensor:
-    """x (B, C, h, w) plus what the prompts of one image share (S, C, h, w), without a copy of it."""
+    """x (B, C, h, w), in place, plus what the prompts of one image share (S, C, h, w)."""
     images = len(shared)
     if images in (1, len(x)):
-        return x + shared
-    total: Tensor = (x.unflatten(0, (images, -1)) + shared.unsqueeze(1)).flatten(0, 1)
+        return x.add_(shared)
+    total: Tensor = x.unflatten(0, (images, -1)).add_(shared.unsqueeze(1)).flatten(0, 1)
     return total
 
 
@@ -341,18 +357,28 @@ def _sample(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Products (B, P, heads, N) of queries (B, P, heads, depth) with keys (S, heads, depth, N)."""
+    """Products (B, heads, N) of queries (B, heads, depth), one of each prompt, with keys (S, heads, depth, N)."""
     images, heads, depth, positions = keys.shape
-    count, points = queries.shape[:2]
-    grouped = queries.reshape(images, count // images * points, heads, depth).transpose(1, 2)
-    return (grouped @ keys).transpose(1, 2).reshape(count, points, heads, positions)
+    grouped = queries.reshape(images, -1, heads, depth).transpose(1, 2)
+    return (grouped @ keys).transpose(1, 2).reshape(-1, heads, positions)
 
 
-def _masked_max(scores: Tensor, chosen: Tensor, absent: float) -> Tensor:
-    """(B, heads, N): the largest score (B, P, heads, N) of the chosen points, `absent` where there are none."""
-    if not bool(chosen.any()):
-        return scores.new_full((len(scores), *scores.shape[2:]), absent)
-    return scores.masked_fill(~chosen[:, :, None, None], absent).amax(1)
+def _best_of(
+    clicked: Tensor, chosen: Tensor, absent: float, positions: int, score: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """(B, heads, N): the largest score of the chosen points (B, P) of (B, P, heads, depth), `absent` without any.
+
+    Point by point: products of single rows are several times faster than of two or three.
+    """
+    best: Tensor | None = None
+    for point, whose in zip(clicked.unbind(1), chosen.unbind(1), strict=True):
+        if not bool(whose.any()):
+            continue
+        found = score(point)
+        if not bool(whose.all()):
+            found = found.masked_fill(~whose[:, None, None], absent)
+        best = found if best is None else torch.maximum(best, found)
+    return clicked.new_full((len(clicked), clicked.shape[2], positions), absent) if best is None else best
 
 
 def _box_middle(geometry: PromptGeometry, inside: Tensor) -> Tensor:

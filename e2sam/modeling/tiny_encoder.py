@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine (B, C, H, W)."""
-        y: Tensor = x + self.scale.to(x.dtype) * self.conv2(F.relu(self.conv1(self.norm(x))))
+        y: Tensor = torch.addcmul(x, self.scale.to(x.dtype), self.conv2(F.relu_(self.conv1(self.norm(x)))))
         return y
 
 

@@ -111,15 +111,15 @@ def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) 
 
 def _click_map(points: Tensor, chosen: Tensor, size: tuple[int, int], width: float) -> Tensor:
     """(B, H, W): the largest Gaussian of the chosen points."""
-    result = points.new_zeros(len(points), *size)
-    if not bool(chosen.any()):
-        return result
     x, y = _axes(size, points.device)
-    columns = torch.exp(-((x[None] - points[..., :1]) ** 2) / (2 * width**2)) * chosen[..., None]
-    rows = torch.exp(-((y[None] - points[..., 1:]) ** 2) / (2 * width**2))
+    result: Tensor | None = None
     for index in chosen.any(0).nonzero()[:, 0].tolist():
-        result = torch.maximum(result, rows[:, index, :, None] * columns[:, index, None, :])
-    return result
+        at = points[:, index]
+        columns = torch.exp((x - at[:, :1]).square() / (-2 * width**2)) * chosen[:, index, None]
+        rows = torch.exp((y - at[:, 1:]).square() / (-2 * width**2))
+        one = rows[:, :, None] * columns[:, None, :]
+        result = one if result is None else torch.maximum(result, one)
+    return points.new_zeros(len(points), *size) if result is None else result
 
 
 def _eroded(inside: Tensor) -> Tensor:
