@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,13 +39,16 @@ class Figures(Protocol):
 
 
 class Head(Protocol):
-    """What fine-tuning needs to know of a head; made once for the model and once for its twin."""
+    """What fine-tuning needs to know of a head; made once for the model and once for its twin.
+
+    A head is trained in one run or, where `folds` says so, in several: each is a head of its own, with its own labels.
+    """
 
     base: E2SAM
 
     @property
     def steps(self) -> int:
-        """Steps of the run."""
+        """Steps of all its runs together."""
         ...
 
     @property
@@ -62,16 +65,24 @@ class Head(Protocol):
         """The task to train."""
         ...
 
-    def settle(self, trained: E2SAM) -> E2SAM:
-        """What to judge, given the trained model."""
+    def folds(self) -> Sequence[Head]:
+        """The runs to make; a head of a single run is its own."""
+        ...
+
+    def settle(self, trained: Sequence[E2SAM]) -> Sequence[E2SAM]:
+        """What to judge, given the trained model of each run."""
+        ...
+
+    def combined(self, settled: Sequence[E2SAM]) -> E2SAM:
+        """The one model that the settled ones come to."""
         ...
 
     def before(self) -> Any:
         """Figures before training."""
         ...
 
-    def judge(self, model: E2SAM) -> Any:
-        """Figures of a trained model."""
+    def judge(self, settled: Sequence[E2SAM]) -> Any:
+        """Figures of the settled models, each on what its run held out."""
         ...
 
     def compare(self, before: Any, after: Any) -> dict[str, Any]:
@@ -94,7 +105,7 @@ class Head(Protocol):
 
 @dataclass
 class _Run:
-    """One training run within a fine-tuning: the model's own, or its twin's."""
+    """One training run within a fine-tuning."""
 
     head: Head
     config: FinetuneConfig
@@ -167,12 +178,53 @@ class _Run:
     @cached_property
     def trained(self) -> E2SAM:
         """The new model, from the weights that were kept."""
-        return self.head.settle(load_checkpoint(self.candidate, self.head.base.device))
+        return load_checkpoint(self.candidate, self.head.base.device)
 
     def forget(self) -> None:
         """Remove what lies beside the result."""
         for suffix in ("", ".state", ".best"):
             self.candidate.with_name(self.candidate.name + suffix).unlink(missing_ok=True)
+
+
+class _Training:
+    """All runs of one head: the model's own, or its twin's."""
+
+    def __init__(self, head: Head, config: FinetuneConfig, name: str) -> None:
+        self.head = head
+        folds = head.folds()
+        names = [name] if len(folds) == 1 else [f"{name}{number + 1}" for number in range(len(folds))]
+        self.runs = [
+            _Run(fold, config, config.out.with_name(f"{config.out.stem}.{each}.safetensors"))
+            for fold, each in zip(folds, names, strict=True)
+        ]
+
+    def steps(self) -> Iterator[TrainStep]:
+        """Train all of them, one after the other; steps are counted through."""
+        done = 0
+        for run in self.runs:
+            for step in run.steps():
+                yield replace(step, step=done + step.step)
+            done += run.head.steps
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether each run came to weights that can be judged."""
+        return all(run.outcome.accepted for run in self.runs)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps done."""
+        return sum(run.outcome.steps for run in self.runs)
+
+    @cached_property
+    def settled(self) -> Sequence[E2SAM]:
+        """What is judged."""
+        return self.head.settle([run.trained for run in self.runs])
+
+    def forget(self) -> None:
+        """Remove what lies beside the result."""
+        for run in self.runs:
+            run.forget()
 
 
 def finetune(
@@ -181,8 +233,10 @@ def finetune(
     """Learn from corrections or labels; yields every step and returns the result.
 
     The labels are divided before training, by image or by region with a margin. Old and new model are judged on what
-    was held out; the new one is written to `config.out` only if it is not worse, else the old one is. Closing the
-    generator stops the run; with `resume` it goes on from the last checkpoint.
+    was held out; the new one is written to `config.out` only if it is not worse, else the old one is. Few objects are
+    divided in halves: one model learns from each and is judged by the other, so that all of them judge, and the mean
+    of both models' weights is what is written. Closing the generator stops the run; with `resume` it goes on from the
+    last checkpoint.
 
     Parameters
     ----------
@@ -210,39 +264,39 @@ def finetune(
     total = head.steps * (1 if twin is None else 2)
     yield TrainStep(0, total, math.nan, message="Judging the model before training.")
     before = head.before()
-    run = _Run(head, config, config.out.with_name(f"{config.out.stem}.candidate.safetensors"))
-    for step in run.steps():
+    training = _Training(head, config, "candidate")
+    for step in training.steps():
         yield replace(step, total=total, metrics={k: v for k, v in step.metrics.items() if k != "accepted"})
     if not _is_first_process():
-        return _elsewhere(config, head, run)
-    result = _judged(run, before, started)
-    _write(run, result)
+        return _elsewhere(config, training)
+    result = _judged(training, config, before, started)
+    _write(training, config, result)
     if twin is not None:
         # The model can be used from here on; the twin only says what the other channels were worth.
         yield TrainStep(head.steps, total, math.nan, _scores(result), result.message)
-        other = _Run(twin, config, config.out.with_name(f"{config.out.stem}.twin.safetensors"))
+        other = _Training(twin, config, "twin")
         yield TrainStep(head.steps, total, math.nan, message="Training the RGB-only twin for comparison.")
         for step in other.steps():
             yield TrainStep(head.steps + step.step, total, math.nan)
-        beside = twin.judge(other.trained).to_json()
+        beside = twin.judge(other.settled).to_json()
         result = replace(result, twin=beside, seconds=round(time.perf_counter() - started, 2))
-        _write(run, result)
+        _write(training, config, result)
         other.forget()
-    run.forget()
+    training.forget()
     yield TrainStep(total, total, math.nan, {"accepted": float(result.accepted), **_scores(result)}, result.message)
     return result
 
 
-def _judged(run: _Run, before: Any, started: float) -> FinetuneResult:
+def _judged(training: _Training, config: FinetuneConfig, before: Any, started: float) -> FinetuneResult:
     """Old and new model compared on what was held out."""
-    head = run.head
-    after = head.judge(run.trained) if run.outcome.accepted else before
+    head = training.head
+    after = head.judge(training.settled) if training.is_sound else before
     difference = head.compare(before, after)
-    accepted = run.outcome.accepted and difference["not_worse"]
+    accepted = training.is_sound and difference["not_worse"]
     seconds = round(time.perf_counter() - started, 2)
     return FinetuneResult(
-        out=run.config.out,
-        steps=run.outcome.steps,
+        out=config.out,
+        steps=training.num_steps,
         seconds=seconds,
         seconds_to_model=seconds,
         before=before.to_json(),
@@ -270,31 +324,32 @@ def _is_first_process() -> bool:
     return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
 
 
-def _elsewhere(config: FinetuneConfig, head: Head, run: _Run) -> FinetuneResult:
+def _elsewhere(config: FinetuneConfig, training: _Training) -> FinetuneResult:
     """The answer of a process that only helped: the first one judges and writes."""
     return FinetuneResult(
         out=config.out,
-        steps=run.outcome.steps,
-        seconds=run.outcome.seconds,
-        seconds_to_model=run.outcome.seconds,
+        steps=training.num_steps,
+        seconds=sum(run.outcome.seconds for run in training.runs),
+        seconds_to_model=sum(run.outcome.seconds for run in training.runs),
         before={},
         after={},
         difference={},
         twin=None,
-        split=head.split,
+        split=training.head.split,
         accepted=False,
         message="The first process has the result.",
     )
 
 
-def _write(run: _Run, result: FinetuneResult) -> None:
-    model = run.trained if result.accepted else run.head.rejected()
+def _write(training: _Training, config: FinetuneConfig, result: FinetuneResult) -> None:
+    head = training.head
+    model = head.combined(training.settled) if result.accepted else head.rejected()
     facts = {name: value for name, value in result.to_json().items() if name != "out"}
     provenance = {
         "stage": "finetune" if result.accepted else "unchanged",
-        "parent": run.head.base.fingerprint,
+        "parent": head.base.fingerprint,
         "classes": list(model.config.semantic.classes) if model.config.semantic else [],
-        "training": {"config": run.config.to_json(), "result": facts},
+        "training": {"config": config.to_json(), "result": facts},
     }
     save_checkpoint(result.out, model, provenance)
 

@@ -30,6 +30,9 @@ from e2sam.weights.zoo import load_model
 __all__ = ["PromptHead"]
 
 _FEWEST_STEPS, _MOST_STEPS = 60, 400
+_CROSSED_STEPS = 80
+# Up to this many objects are all judged by, see `PromptHead.folds`.
+_FEW_OBJECTS = 8
 _MIRRORED_SCENES = 8
 _SECONDS_A_STEP = 0.5
 # Of the way from the old weights to the trained ones, tried beside all of it.
@@ -50,6 +53,8 @@ class PromptHead:
         Scenes with the objects of each side.
     division
         How they were divided.
+    is_crossed
+        Whether each side is learned from once and judges once.
     """
 
     config: FinetuneConfig
@@ -57,22 +62,38 @@ class PromptHead:
     train: list[LabelledScene]
     held_out: list[LabelledScene]
     division: Split
+    is_crossed: bool = False
 
     @classmethod
     def open(cls, data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> PromptHead:
         """Divide the corrections, and load images and model."""
         corrections = _corrections_of(data)
-        division = _divide(corrections, config)
+        is_crossed = len(corrections) <= _FEW_OBJECTS and (config.tune or "decoder") == "decoder"
+        division = _divide(corrections, config, 0.5 if is_crossed else config.held_out)
         base = load_model(config.model, device=config.device)
         sides = [
             scenes_of([corrections[index] for index in side], config.channels)
             for side in (division.train, division.held_out)
         ]
-        return cls(config, base, sides[0], sides[1], division)
+        return cls(config, base, sides[0], sides[1], division, is_crossed and division.kind != "given")
+
+    def folds(self) -> Sequence[PromptHead]:
+        """Itself, or, of few objects, two: each side is learned from once and judges once what the other taught.
+
+        Two or three held-out objects say too little, and not to learn from them costs too much.
+        """
+        if not self.is_crossed:
+            return (self,)
+        half = replace(self.config, steps=max(1, self.steps // 2), seconds=self.seconds / 2)
+        turned = replace(self.division, train=self.division.held_out, held_out=self.division.train)
+        one = replace(self, config=half, is_crossed=False)
+        return one, replace(one, train=self.held_out, held_out=self.train, division=turned)
 
     @property
     def steps(self) -> int:
-        """Steps of the run."""
+        """Steps of all runs together."""
+        if self.is_crossed:
+            return self.config.steps or _CROSSED_STEPS
         objects = sum(len(scene.objects) for scene in self.train)
         return self.config.steps or min(_MOST_STEPS, max(_FEWEST_STEPS, 40 + 8 * objects))
 
@@ -93,10 +114,12 @@ class PromptHead:
     def split(self) -> dict[str, Any]:
         """How labels were divided, as JSON values."""
         counts = {"train": len(self.division.train), "held_out": len(self.division.held_out)}
+        if self.is_crossed:
+            counts = dict.fromkeys(counts, sum(counts.values()))
         return {
             **counts,
             "dropped": len(self.division.dropped),
-            "kind": self.division.kind,
+            "kind": f"{self.division.kind}, crossed" if self.is_crossed else self.division.kind,
             "margin": self.division.margin,
         }
 
@@ -131,8 +154,8 @@ class PromptHead:
     def _places(self) -> list[list[Any]]:
         return [[scene.key, *one.mask.box, one.mask.area] for scene in self.train for one in scene.objects]
 
-    def settle(self, trained: E2SAM) -> E2SAM:
-        """How far to go from the old weights to the trained ones, by held-out objects.
+    def settle(self, trained: Sequence[E2SAM]) -> Sequence[E2SAM]:
+        """How far to go from the old weights to the trained ones, by held-out objects; as far in each run.
 
         Weights between the two often do better on what was not learned from than either of them (Wortsman et al., 2022,
         arXiv 2109.01903); of very few labels, half of the way is all that can be had.
@@ -140,18 +163,40 @@ class PromptHead:
         if not self.held_out or (self.config.tune or "decoder") != "decoder":
             return trained
         encoder = WindowEncoder(self.base, EmbeddingCache())
-        data = WindowData(windows_of(self.held_out, trained.config), encoder)
-        ways = [_between(self.base, trained, share) for share in _SHARES] + [trained]
-        scores = [held_out_scores(model, data)["score"] for model in ways]
+        ways = [[_between(self.base, model, share) for model in trained] for share in _SHARES] + [list(trained)]
+        sides = [WindowData(windows_of(fold.held_out, self.base.config), encoder) for fold in self.folds()]
+        counts = [sum(window.num_objects for window in side.windows) for side in sides]
+        scores = [
+            np.average(
+                [held_out_scores(model, side)["score"] for model, side in zip(way, sides, strict=True)], weights=counts
+            )
+            for way in ways
+        ]
         return ways[int(np.nanargmax(scores))]
+
+    def combined(self, settled: Sequence[E2SAM]) -> E2SAM:
+        """The mean of the weights: it knows what each of them was taught (Wortsman et al., 2022, arXiv 2203.05482)."""
+        if len(settled) == 1:
+            return settled[0]
+        model = copy.deepcopy(settled[0])
+        model.fingerprint = ""
+        decoders = [list(one.decoder.parameters()) for one in settled]
+        with torch.no_grad():
+            for weight, *each in zip(model.decoder.parameters(), *decoders, strict=True):
+                weight.copy_(torch.stack(each).mean(0))
+        return model
 
     def before(self) -> ClickFigures:
         """Figures of the model before training."""
-        return self.judge(self.base)
+        return self.judge([self.base] * len(self.folds()))
 
-    def judge(self, model: E2SAM) -> ClickFigures:
-        """Figures on held-out objects."""
-        return judge_clicks(model, self.held_out, self.config.judged_clicks, self.config.judged_objects)
+    def judge(self, settled: Sequence[E2SAM]) -> ClickFigures:
+        """Figures on held-out objects, each by the model of a run that held it out."""
+        limit, most = self.config.judged_clicks, self.config.judged_objects
+        figures = [
+            judge_clicks(model, fold.held_out, limit, most) for model, fold in zip(settled, self.folds(), strict=True)
+        ]
+        return ClickFigures(tuple(one for part in figures for one in part.objects), limit)
 
     def compare(self, before: ClickFigures, after: ClickFigures) -> dict[str, Any]:
         """Differences, object by object."""
@@ -172,7 +217,7 @@ class PromptHead:
         if any(len(_rgb(self, scene)) < 3 for scene in scenes):
             return None
         sides = [[replace(scene, channels=_rgb(self, scene)) for scene in side] for side in (self.train, self.held_out)]
-        return PromptHead(self.config, self.base, sides[0], sides[1], self.division)
+        return replace(self, train=sides[0], held_out=sides[1])
 
 
 def _between(old: E2SAM, new: E2SAM, share: float) -> E2SAM:
@@ -203,11 +248,11 @@ def _corrections_of(data: CorrectionSet | LabelledSet | str | Path) -> Sequence[
     return found.corrections
 
 
-def _divide(corrections: Sequence[Correction], config: FinetuneConfig) -> Split:
+def _divide(corrections: Sequence[Correction], config: FinetuneConfig, share: float) -> Split:
     """The split that the data comes with ("val" is held out), else our own."""
     given = [correction.split for correction in corrections]
     if "train" in given and "val" in given:
         sides = [tuple(index for index, name in enumerate(given) if name == side) for side in ("train", "val")]
         return Split(sides[0], sides[1], kind="given")
     places = [ObjectPlace(one.image.key, one.image.size, one.mask.box) for one in corrections]
-    return split_objects(places, config.held_out, config.seed)
+    return split_objects(places, share, config.seed)

@@ -219,21 +219,41 @@ class SemanticHead:
             kinds = {name: recipe for name, recipe in kinds.items() if name in first.names}
         fitted = fit_recipes(first if len(stacks) == 1 else _mosaic(stacks), kinds)
         recipes = [fitted[index] for index in indices]
-        selection = ChannelSelection.of(first, self.channels)
+        selection = ChannelSelection.of(first, self._seen_first(first))
         composite = composites_for(first, selection, channel_statistics(first, fitted))[0]
         channels = [first.channels[index] for index in indices]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             return build_student(teacher, channels, recipes, composite.matrix[:, list(indices)])
 
-    def settle(self, trained: E2SAM) -> E2SAM:
+    def folds(self) -> Sequence[SemanticHead]:
+        """Itself: pixels are many."""
+        return (self,)
+
+    def _seen_first(self, stack: ChannelStack) -> tuple[str, ...]:
+        """What the encoder sees before training: of a spectrum its red, green and blue band, else all channels.
+
+        The bands of a spectrum are much alike, and the encoder knows photographs; a decoder that reads every band
+        itself adds what they do not have in common. Of a decoder that reads the embedding alone, and of other sensors,
+        the encoder must see everything.
+        """
+        known = [stack.channels[index] for index in stack.indices(self.channels)]
+        chosen = rgb_channels(known)
+        is_spectrum = all(channel.wavelength_nm is not None for channel in known)
+        return chosen if self.semantic.decoder == "detail" and is_spectrum and len(chosen) == 3 else self.channels
+
+    def settle(self, trained: Sequence[E2SAM]) -> Sequence[E2SAM]:
         """The trained model: a semantic decoder starts at random, there is no way back."""
         return trained
+
+    def combined(self, settled: Sequence[E2SAM]) -> E2SAM:
+        """The trained model."""
+        return settled[0]
 
     def before(self) -> SemanticFigures:
         """Figures of the model's own semantic decoder or, where it has none for these classes, of the commonest."""
         if self.base.config.semantic is not None and self.base.config.semantic.values == self.semantic.values:
-            return self.judge(self.base)
+            return self.judge([self.base])
         counts = np.zeros(len(self.semantic.values), np.int64)
         for image in self.train:
             _, labels = image.load()
@@ -245,9 +265,9 @@ class SemanticHead:
     def _judged(self) -> Sequence[SemanticImage]:
         return self.held_out or self.train
 
-    def judge(self, model: E2SAM) -> SemanticFigures:
+    def judge(self, settled: Sequence[E2SAM]) -> SemanticFigures:
         """Figures on held-out labels."""
-        return judge_classes(model, self._judged, self.ignore_index)
+        return judge_classes(settled[0], self._judged, self.ignore_index)
 
     def compare(self, before: SemanticFigures, after: SemanticFigures) -> dict[str, Any]:
         """Difference in mean IoU."""

@@ -104,7 +104,7 @@ def test_only_a_part_of_the_way_is_gone_where_all_of_it_is_too_far(tmp_path, bas
     with torch.no_grad():
         # A quarter of the way makes up for what the fixture took away.
         trained.decoder.to_masks.bias += 6.0
-    settled = head.settle(trained)
+    settled = head.settle([trained])[0]
     gone = (settled.decoder.to_masks.bias.detach() - old) / 6
     assert torch.allclose(gone, gone[0].expand_as(gone), atol=1e-6) and 0.2 < float(gone[0]) < 0.6
     assert settled.fingerprint == ""
@@ -158,6 +158,51 @@ def test_closed_run_resumes_with_the_same_losses(tmp_path, base, corrections):
     expected = {step.step: step.loss for step in steps if step.step > 3 and not math.isnan(step.loss)}
     assert {step.step: step.loss for step in resumed if not math.isnan(step.loss)} == expected
     assert sorted(expected) == [4, 5, 6]
+    one, other = (load_model(result.out, device="cpu").fingerprint for result in (whole, parts))
+    assert one == other
+
+
+def test_few_objects_are_learned_from_and_judged_by_in_turn(tmp_path, base, corrections):
+    few = CorrectionSet(corrections.corrections[:5])
+    chosen = config(tmp_path, base, steps=6, judged_objects=9, mirrors=False, channels=("R", "G", "B"))
+    head = PromptHead.open(few, chosen)
+    one, other = head.folds()
+    boxes = [{each.mask.box for scene in side for each in scene.objects} for side in (one.train, one.held_out)]
+    assert len(boxes[0] | boxes[1]) == 5 and not boxes[0] & boxes[1]
+    assert (other.train, other.held_out) == (one.held_out, one.train)
+    assert (one.steps, other.steps, head.steps) == (3, 3, 6) and one.folds() == (one,)
+    trained = [load_model(base, device="cpu") for _ in range(2)]
+    with torch.no_grad():
+        trained[0].decoder.to_masks.bias += 1.0
+        trained[1].decoder.to_masks.bias += 2.0
+    moved = head.combined(trained).decoder.to_masks.bias - head.base.decoder.to_masks.bias
+    assert torch.allclose(moved, torch.full_like(moved, 1.5), atol=1e-6)
+    # Each is judged by what its own run held out, and both go as far.
+    figures = head.judge(trained)
+    for fold, model, start in zip(head.folds(), trained, (0, len(one.division.held_out)), strict=True):
+        alone = fold.judge([model]).objects
+        assert [shown.ious for shown in figures.objects[start : start + len(alone)]] == [each.ious for each in alone]
+    steps, result = run(few, chosen)
+    assert result.before["objects"] == result.after["objects"] == 5
+    assert result.split == {"train": 5, "held_out": 5, "dropped": 0, "kind": "region, crossed", "margin": 2}
+    assert [step.step for step in steps if not math.isnan(step.loss)] == [1, 2, 3, 4, 5, 6] and result.steps == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors"]
+
+
+def test_a_run_closed_in_its_second_half_resumes_there(tmp_path, base, corrections):
+    few = CorrectionSet(corrections.corrections[:5])
+    chosen = config(tmp_path / "whole", base, steps=6, checkpoint_every=1, mirrors=False)
+    steps, whole = run(few, chosen)
+    chosen = replace(chosen, out=tmp_path / "parts" / "new.safetensors")
+    runner = finetune(few, chosen)
+    for step in runner:
+        if step.step == 4:
+            break
+    runner.close()
+    resumed, parts = run(few, replace(chosen, resume=True))
+    expected = {step.step: step.loss for step in steps if step.step > 4 and not math.isnan(step.loss)}
+    assert {step.step: step.loss for step in resumed if not math.isnan(step.loss)} == expected
+    assert sorted(expected) == [5, 6]
     one, other = (load_model(result.out, device="cpu").fingerprint for result in (whole, parts))
     assert one == other
 

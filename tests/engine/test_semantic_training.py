@@ -87,6 +87,31 @@ def test_channels_beyond_red_green_and_blue_are_used_and_the_checkpoint_predicts
     assert np.array_equal(found.labels, found.probabilities.argmax(0) + 1)
 
 
+@pytest.mark.parametrize(
+    ("decoder", "spectrum", "seen"), [("detail", True, 3), ("detail", False, 5), ("bmvc2023", True, 5)]
+)
+def test_of_a_spectrum_the_encoder_sees_a_photograph_first(tmp_path, base, decoder, spectrum, seen):
+    stack, labels = fields()
+    waves = (665.0, 560.0, 490.0, 842.0, 1610.0)
+    channels = tuple(
+        ChannelSpec(f"b{number}", wavelength_nm=wave if spectrum else None) for number, wave in enumerate(waves)
+    )
+    stack = ChannelStack(stack.read(), channels)
+    data = LabelledSet((LabelledItem("field", "", lambda: (stack, labels)),), "classes", 0)
+    student = SemanticHead.open(data, config(tmp_path, base, decoder=decoder))._student()
+    generator = torch.Generator().manual_seed(0)
+    planes = torch.rand(1, 5, 64, 64, generator=generator)
+    with torch.no_grad():
+        before = student.embed(student.encode(student.prepare(planes, (64, 64))))
+        moved = []
+        for band in range(5):
+            other = planes.clone()
+            other[:, band] = torch.rand(1, 64, 64, generator=generator)
+            after = student.embed(student.encode(student.prepare(other, (64, 64))))
+            moved.append(not torch.allclose(before, after, atol=1e-4))
+    assert moved == [True] * seen + [False] * (5 - seen)
+
+
 def test_images_are_held_out_whole_and_a_semantic_model_is_trained_further(tmp_path, base):
     _, first = run(labelled(4), config(tmp_path / "a", base))
     assert first.split["kind"] == "image" and (first.split["train"], first.split["held_out"]) == (3, 1)
