@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,6 +35,8 @@ _COLOUR_INFRARED = (850.0, 650.0, 560.0)
 _NEAR_NM = 50.0
 # Water vapour hides the ground there: bands of satellites that look at the atmosphere, nm.
 _WATER_VAPOUR = ((930.0, 960.0), (1350.0, 1420.0), (1800.0, 1950.0))
+# Names of transmitted light beside stains: its contrast is that of edges and dirt, and it has the most entropy of all.
+_TRANSMITTED = re.compile(r"(?<![a-z])(bright[ _-]?field|bf|dic|phase|transmitted|trans)(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ def suggest_selections(
 
     First true colour where the stack has it (SAM was trained on photographs), then two colours with the channel that
     adds most to them, then colour infrared, then triples by the optimum index factor. Channels that are constant or
-    have no valid pixel are left out, and satellite bands that see water vapour only; where fewer than three channels
-    are left, they are the only suggestion.
+    have no valid pixel are left out; of satellites, bands that see water vapour only; of microscopes, transmitted light
+    (by its name) beside three other channels. Where fewer than three channels are left, they are the only suggestion.
     """
     known = channel_statistics(stack) if statistics is None else statistics
     usable = [index for index in range(stack.num_channels) if known.valid_share[index] > 0]
@@ -188,8 +191,12 @@ def suggest_selections(
     keys = plane_order(stack)
     found: dict[frozenset[int], Suggestion] = {}
     # Asked for more than are wanted: some are the named ones again.
-    ground = [index for index in usable if not _sees_vapour(stack.channels[index])]
-    drawn = ground if len(ground) >= 3 else usable
+    telling = [
+        index
+        for index in usable
+        if not _sees_vapour(stack.channels[index]) and not _TRANSMITTED.search(stack.names[index])
+    ]
+    drawn = telling if len(telling) >= 3 else usable
     triples = best_triples(known.correlation, known.information, drawn, top + 3)
     ordered = [
         (tuple(sorted(triple, key=lambda index: keys[index])), "informative and decorrelated") for triple in triples

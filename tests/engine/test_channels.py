@@ -103,6 +103,21 @@ def test_few_channels(count: int) -> None:
     assert only.names == few.names
 
 
+@pytest.mark.parametrize(
+    ("name", "is_left_out"), [("Brightfield", True), ("ch5_BF", True), ("DIC", True), ("phaseolin", False)]
+)
+def test_transmitted_light_is_not_suggested_beside_three_stains(name: str, is_left_out: bool) -> None:
+    rng = np.random.default_rng(3)
+    data = np.stack([smooth(rng) for _ in range(4)])
+    # As in a microscope: little entropy in the stains, much in what is looked through.
+    data[:3] = np.where(data[:3] > 0.7, data[:3], 0)
+    stack = ChannelStack(data, tuple(ChannelSpec(each) for each in ("DNA", "ER", "AGP", name)))
+    suggested = [set(suggestion.names) for suggestion in suggest_selections(stack, 4)]
+    assert all(name not in names for names in suggested) is is_left_out
+    few = ChannelStack(data[1:], stack.channels[1:])
+    assert set(suggest_selections(few)[0].names) == {"ER", "AGP", name}
+
+
 def test_nothing_valid() -> None:
     stack = ChannelStack(np.full((2, 8, 8), np.nan), (ChannelSpec("a"), ChannelSpec("b")))
     assert suggest_selections(stack) == []
