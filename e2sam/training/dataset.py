@@ -91,6 +91,17 @@ class LabelledScene:
         objects = tuple(_flipped(labelled, axis, (height, width)) for labelled in self.objects)
         return replace(self, stack=replace(self.stack, data=data, source=None, _valid=None), objects=objects)
 
+    def transposed(self) -> LabelledScene:
+        """The scene with rows and columns exchanged."""
+        data = np.ascontiguousarray(self.stack.read().transpose(0, 2, 1))
+        objects = tuple(_transposed(labelled) for labelled in self.objects)
+        return replace(self, stack=replace(self.stack, data=data, source=None, _valid=None), objects=objects)
+
+    def turned(self) -> list[LabelledScene]:
+        """The scene in all eight positions, its own first: mirrored, and turned by quarters."""
+        mirrored = [self, self.flipped(0), self.flipped(1), self.flipped(0).flipped(1)]
+        return [*mirrored, *(scene.transposed() for scene in mirrored)]
+
 
 def _flipped(labelled: LabelledObject, axis: int, size: tuple[int, int]) -> LabelledObject:
     height, width = size
@@ -106,6 +117,14 @@ def _flipped(labelled: LabelledObject, axis: int, size: tuple[int, int]) -> Labe
     if box is not None and prompts.box is not None:
         box[column], box[column + 2] = length - prompts.box[column + 2], length - prompts.box[column]
     return LabelledObject(mask, Prompts(points, prompts.labels, box))
+
+
+def _transposed(labelled: LabelledObject) -> LabelledObject:
+    x0, y0 = labelled.mask.box[:2]
+    prompts = labelled.prompts
+    box = None if prompts.box is None else prompts.box[[1, 0, 3, 2]]
+    turned = Prompts(np.ascontiguousarray(prompts.points[:, ::-1]), prompts.labels, box)
+    return LabelledObject(MaskCrop(np.ascontiguousarray(labelled.mask.pixels.T), y0, x0), turned)
 
 
 def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None = None) -> list[LabelledScene]:

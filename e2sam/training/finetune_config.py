@@ -41,13 +41,14 @@ class FinetuneConfig:
         Wall-clock time for the steps; 0 = chosen: where `steps` are not set, half a second for each with a promptable
         head on an unchanged encoder, so that five corrections take under a minute on any machine; else no limit.
     held_out
-        Share of the labels that the result is measured on; fixed before training.
+        Share of the labels that the result is measured on; fixed before training. Up to 8 objects to click at are
+        halved instead: one model learns from each half and is judged by the other, the mean of both is kept.
     seed
         Of the split and of every draw.
     replay, keep
         Promptable head: weight of replayed answers of the old model, and of staying near its weights.
     mirrors
-        Promptable head: also learn from each image mirrored either way; only up to 8 images.
+        Promptable head: also learn from each image mirrored either way (up to 8 images), and turned (up to 3).
     twin
         Also train on red, green and blue alone, for comparison; None = only with `tune="decoder"`.
     judged_objects, judged_clicks

@@ -33,7 +33,7 @@ _FEWEST_STEPS, _MOST_STEPS = 60, 400
 _CROSSED_STEPS = 80
 # Up to this many objects are all judged by, see `PromptHead.folds`.
 _FEW_OBJECTS = 8
-_MIRRORED_SCENES = 8
+_TURNED_SCENES, _MIRRORED_SCENES = 3, 8
 _SECONDS_A_STEP = 0.5
 # Of the way from the old weights to the trained ones, tried beside all of it.
 _SHARES = (0.25, 0.5)
@@ -137,10 +137,15 @@ class PromptHead:
         return PromptTask(ClickModule(model, self._settings()), train, held_out, tune != "decoder", save_as, known)
 
     def _with_mirrors(self) -> list[LabelledScene]:
-        few = len(self.train) <= _MIRRORED_SCENES and all(max(one.stack.size) <= LARGE_SIDE for one in self.train)
-        if not (self.config.mirrors and few):
+        """Few images in all eight positions, more of them mirrored: each costs an encoder pass and is kept."""
+        count = len(self.train)
+        if not self.config.mirrors or any(max(scene.stack.size) > LARGE_SIDE for scene in self.train):
             return self.train
-        return [*self.train, *(scene.flipped(axis) for scene in self.train for axis in (0, 1))]
+        if count <= _TURNED_SCENES:
+            return [each for scene in self.train for each in scene.turned()]
+        if count <= _MIRRORED_SCENES:
+            return [*self.train, *(scene.flipped(axis) for scene in self.train for axis in (0, 1))]
+        return self.train
 
     def _settings(self) -> ClickSettings:
         config, plain = self.config, ClickSettings(replay=self.config.replay, keep=self.config.keep)

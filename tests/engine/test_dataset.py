@@ -79,6 +79,22 @@ def test_mirrored_twice_is_the_scene_itself_and_prompts_stay_on_the_object(size,
     assert np.array_equal(back.objects[0].prompts.points, points) and np.array_equal(back.objects[0].prompts.box, box)
 
 
+def test_all_eight_positions_are_different_and_keep_prompts_on_the_object():
+    stack, shape = stack_of((40, 30)), np.zeros((7, 8), bool)
+    shape[:3], shape[:, 0] = True, True
+    mask = MaskCrop.of(shape, 4, 20)
+    prompts = Prompts(np.array([[4, 26]], np.float32), np.array([1], np.int32), np.array(mask.box, np.float32))
+    scenes = LabelledScene("a", stack, (LabelledObject(mask, prompts),)).turned()
+    pictures = [scene.objects[0].mask.full(scene.stack.size) for scene in scenes]
+    assert len({picture.tobytes() + bytes(picture.shape) for picture in pictures}) == 8
+    for scene, picture in zip(scenes, pictures, strict=True):
+        one = scene.objects[0]
+        x, y = one.prompts.points[0].astype(int)
+        assert picture[y, x] and tuple(one.prompts.box.astype(int)) == one.mask.box
+        # The object lies on the same pixels of the image, whatever its position.
+        assert sorted(scene.stack.read()[0][picture].tolist()) == sorted(stack.read()[0][pictures[0]].tolist())
+
+
 def test_corrections_are_grouped_by_image_and_channels_and_each_image_is_opened_once():
     opened = []
     stack = stack_of((40, 40))
