@@ -23,6 +23,8 @@ _OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model in
 _WIDE_IMAGE = 1 << 25
 # Past this many pixels, the layer of the current mask is cut to the mask: a texture of all of them takes long to make.
 _HUGE_IMAGE = 1 << 24
+# Least and most width of a point, pixels of the screen.
+_POINT_ON_SCREEN = (10, 14)
 
 
 class OwnLayers:
@@ -193,6 +195,8 @@ class OwnLayers:
                 face_color=PROMPT_COLOURS[1],
                 border_color="white",
                 border_width=0.15,
+                # On the screen, so that a point hides no small object, however far the view is zoomed in.
+                canvas_size_limits=_POINT_ON_SCREEN,
                 features={"label": np.zeros(0, int)},
                 feature_defaults={"label": 1},
                 **self._place,
@@ -202,7 +206,7 @@ class OwnLayers:
 
     def _point_size(self) -> float:
         assert self.scene is not None
-        return max(4.0, max(self.scene.size) / 75)
+        return max(1.0, max(self.scene.size) / 75)
 
     def _screen_width(self) -> float:
         assert self.scene is not None
