@@ -42,6 +42,7 @@ class Canvas:
         self._own = OwnLayers(viewer, self._on_made, self._on_gone)
         self._mask_box: Box | None = None
         self._has_labels = False
+        self._armed = "points"
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
         viewer.mouse_move_callbacks.append(self._on_move)
@@ -77,6 +78,7 @@ class Canvas:
         if name == "points":
             layer.mouse_drag_callbacks.insert(0, self._on_press)
             layer.events.data.connect(self._on_points)
+            self.take_tool(self._armed)
         elif name == "box":
             layer.events.data.connect(self._on_shapes)
         elif name == "mask":
@@ -123,7 +125,8 @@ class Canvas:
         if self._own.scene is None:
             return
         with self._own.writing():
-            self._show_points(self._own.points(), prompts)
+            if not prompts.is_empty or self._own.get("points") is not None:
+                self._show_points(self._own.points(), prompts)
             shapes = self._own.get("box")
             if shapes is not None and len(shapes.data):
                 shapes.data = []
@@ -148,7 +151,7 @@ class Canvas:
 
     def show_mask(self, mask: MaskCrop | None) -> None:
         """Draw the current mask; only the bounding boxes of the old and the new one are touched."""
-        if self._own.scene is None:
+        if self._own.scene is None or (mask is None and self._own.get("mask") is None):
             return
         layer = self._own.mask()
         if self._own.has_cropped_mask:
@@ -260,8 +263,9 @@ class Canvas:
     # -- tools -------------------------------------------------------------------------------------------------------
 
     def take_tool(self, name: str) -> None:
-        """Arm a tool: "points", "box", "scribble" or "move"."""
-        if self._own.scene is None:
+        """Arm a tool: "points", "box", "scribble" or "move"; before its layer is made, as soon as it is."""
+        self._armed = name
+        if self._own.scene is None or self._own.get("points") is None:
             return
         points = self._own.points()
         target: Layer = self._own.shapes() if name in ("box", "scribble") else points

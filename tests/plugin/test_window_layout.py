@@ -105,3 +105,40 @@ def test_no_panel_moves_between_clicks(window: Any, stack: ChannelStack) -> None
         window.controller.do("accept")
         assert places() == before
         assert bars._rows == ()
+
+
+def test_layers_of_a_new_image_are_made_one_a_turn(window: Any, stack: ChannelStack, monkeypatch: Any) -> None:
+    canvas = window.canvas
+    made: list[str] = []
+    turns: list[int] = []
+    make_one, on_made = canvas.make_one, canvas._own._made
+
+    def in_a_turn() -> bool:
+        before = len(made)
+        is_last = bool(make_one())
+        turns.append(len(made) - before)
+        return is_last
+
+    monkeypatch.setattr(canvas, "make_one", in_a_turn)
+    monkeypatch.setattr(canvas._own, "_made", lambda name, layer: (made.append(name), on_made(name, layer)))
+    told: list[Any] = []
+    window.viewer.layers.selection.events.active.connect(lambda event: told.append(event.value))
+    window.panels.channels.composite.setChecked(False)
+    image = window.open(stack)
+    window.wait(lambda: len(turns) == 4)
+    assert made == ["points", "mask", "objects"]
+    assert turns == [1, 1, 1, 0]
+    # Each of ours would be shown as the active one for a moment; only the tool's is.
+    assert [layer for layer in told if layer not in (None, image, canvas.points_layer)] == []
+    assert list(window.viewer.layers.selection) == [canvas.points_layer]
+    assert canvas.points_layer.mode == "add"
+
+
+def test_what_is_prepared_while_the_window_opens_leaves_no_trace(window: Any) -> None:
+    overlay = window.viewer.canvas.overlays.text
+    window.wait(lambda: not overlay.visible)
+    assert overlay.text == ""
+    # What the user writes there stays.
+    overlay.text, overlay.visible = "mine", True
+    window.controller._warm_up._on_drawn()
+    assert (overlay.text, overlay.visible) == ("mine", True)
