@@ -29,23 +29,25 @@ class WarmUp:
 
     def __init__(self, viewer: ViewerModel, tasks: Tasks) -> None:
         # napari 0.9 moved the overlays into the canvas; older ones have them on the viewer.
+        self._tasks = tasks
         self._overlay = viewer.canvas.overlays.text if hasattr(viewer, "scene") else viewer.text_overlay
         self._timer = QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(_DRAWN_MS)
         self._timer.timeout.connect(self._on_drawn)
-        tasks.run(_make_dashes, lambda _: None, lambda _: None)
+        self._timer.start()
         # A text of the user's own is drawn anyway, and is not ours to change.
         if not self._overlay.visible and not self._overlay.text:
             self._overlay.text = " "
             self._overlay.visible = True
-            self._timer.start()
 
     def close(self) -> None:
         """Change nothing of the viewer any more."""
         self._timer.stop()
 
     def _on_drawn(self) -> None:
+        # Not earlier: the window is made by the same interpreter.
+        self._tasks.run(_make_dashes, lambda _: None, lambda _: None)
         if self._overlay.text == " ":
             self._overlay.visible = False
             self._overlay.text = ""
