@@ -129,6 +129,7 @@ class EncodingControl:
         if before and before != model["name"]:
             self._previous.append(before)
         work.state.model = model
+        self._channels.table.set_trained(bool(model["channels"]))
         if not work.session.file.is_read_only:
             work.session.file.set_model(model["name"], model["fingerprint"])
         self._show_models()

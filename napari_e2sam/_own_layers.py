@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ _OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model in
 _WIDE_IMAGE = 1 << 25
 # Past this many pixels, the layer of the current mask is cut to the mask: a texture of all of them takes long to make.
 _HUGE_IMAGE = 1 << 24
+# Least and most width of a point, pixels of the screen.
+_POINT_ON_SCREEN = (10, 14)
 
 
 class OwnLayers:
@@ -84,7 +86,6 @@ class OwnLayers:
             return
         for name in tuple(self._layers):
             self.drop(name)
-        self.points()
 
     def make_one(self) -> bool:
         """Make one of the layers that will be needed, and say whether it was the last.
@@ -93,7 +94,7 @@ class OwnLayers:
         """
         if self.scene is None:
             return True
-        for name, make in (("mask", self.mask), ("objects", self.objects)):
+        for name, make in (("points", self.points), ("mask", self.mask), ("objects", self.objects)):
             if name not in self._layers:
                 make()
                 return False
@@ -122,13 +123,16 @@ class OwnLayers:
     def _add(self, name: str, layer: Layer, below: str = "") -> None:
         self._layers[name] = layer
         bind_all(layer, self._keys)
-        active = self.viewer.layers.selection.active
-        with self.writing():
-            self.viewer.layers.append(layer)
+        layers = self.viewer.layers
+        active = layers.selection.active
+        # napari makes a new layer the active one and shows its controls: for nothing, where another one stays active.
+        told = layers.selection.events.blocker_all() if active in layers else nullcontext()
+        with self.writing(), told:
+            layers.append(layer)
             if below in self._layers:
-                self.viewer.layers.move(self.viewer.layers.index(layer), self.viewer.layers.index(self._layers[below]))
-            if active is not None and active in self.viewer.layers:
-                self.viewer.layers.selection.active = active
+                layers.move(layers.index(layer), layers.index(self._layers[below]))
+            if active in layers:
+                layers.selection.active = active
         self._made(name, layer)
 
     def drop(self, name: str) -> None:
@@ -193,6 +197,8 @@ class OwnLayers:
                 face_color=PROMPT_COLOURS[1],
                 border_color="white",
                 border_width=0.15,
+                # On the screen, so that a point hides no small object, however far the view is zoomed in.
+                canvas_size_limits=_POINT_ON_SCREEN,
                 features={"label": np.zeros(0, int)},
                 feature_defaults={"label": 1},
                 **self._place,
@@ -202,7 +208,7 @@ class OwnLayers:
 
     def _point_size(self) -> float:
         assert self.scene is not None
-        return max(4.0, max(self.scene.size) / 75)
+        return max(1.0, max(self.scene.size) / 75)
 
     def _screen_width(self) -> float:
         assert self.scene is not None

@@ -26,11 +26,11 @@ __all__ = ["PromptControl"]
 
 _SCRIBBLE_POINTS = 8
 _HINTS = {
-    "points": "Left click: inside.  Right click: outside.",
-    "box": "Drag a box around the object.",
-    "scribble": "Click along the object, double-click to end.",
-    "move": "Select points, drag them, or press Delete.",
-    "": "Another layer is active: Points (P) goes on here.",
+    "points": "left click inside, right click outside",
+    "box": "drag a box around the object",
+    "scribble": "click along the object, double-click to end",
+    "move": "drag points, or select and press Delete",
+    "": "another layer is active, Points (P) goes on here",
 }
 # A mask that takes longer than this is drawn after its point, and not with it.
 _MOST_HELD_MS = 150
@@ -261,6 +261,7 @@ class PromptControl:
             self._try(lambda: session.file.choose_candidate(*session.place, position))
 
     def _on_encoded(self) -> None:
+        self._panel.reserve_shares(len(self._work.state.names))
         if self._predicts_after_encoding or not self._work.session.draft.prompts.is_empty:
             self._predicts_after_encoding = False
             # Logits of another selection say nothing to this one.
@@ -362,8 +363,8 @@ class PromptControl:
     def _on_scene(self) -> None:
         self._answered = None
         self._panel.forget_shares()
+        self._work.canvas.expect_tool("points")
         self._show()
-        self.take_tool("points")
 
     def _on_change(self, change: Change) -> None:
         session = self._work.session

@@ -30,6 +30,7 @@ TOOLTIPS: Mapping[str, str] = {
     "filter": "Show only channels whose name, role or unit contains this text, or a range such as 10-20.",
     "channels": "Tick the channels that the model sees. Space ticks every highlighted row.",
     "range": "Double-click to give the range by hand: two numbers such as 0 to 255. auto takes back recipe and range.",
+    "range_trained": "This model normalizes as it was trained: recipes and ranges cannot be set.",
     "suggest": "Propose the most informative selection, and say why.",
     "preset": "Selections for this stack. Alt+1 to Alt+9 choose the first nine.",
     "save_preset": "Keep the current selection as a preset of this session.",

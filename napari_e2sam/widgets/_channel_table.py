@@ -39,6 +39,7 @@ class ChannelTable(QAbstractTableModel):
         super().__init__(parent)
         self._rows: tuple[ChannelRow, ...] = ()
         self._selection: tuple[int, ...] = ()
+        self._is_trained = False
 
     @property
     def selection(self) -> tuple[int, ...]:
@@ -62,6 +63,10 @@ class ChannelTable(QAbstractTableModel):
         """Tick these channels and no others; emits nothing."""
         self._selection = tuple(selection)
         self._changed_all()
+
+    def set_trained(self, is_trained: bool) -> None:
+        """Say in tooltips whether the model normalizes as it was trained, whatever the table has."""
+        self._is_trained = is_trained
 
     def tick(self, positions: Sequence[int], on: bool) -> None:
         """Tick or untick rows, as the user."""
@@ -105,7 +110,8 @@ class ChannelTable(QAbstractTableModel):
         if role == _HISTOGRAM and index.column() == Column.HISTOGRAM:
             return row.histogram
         if role == Qt.ItemDataRole.ToolTipRole and index.column() in (Column.NAME, Column.RANGE):
-            return _details(row) + (f"\n{TOOLTIPS['range']}" if index.column() == Column.RANGE else "")
+            how = f"\n{TOOLTIPS['range_trained' if self._is_trained else 'range']}"
+            return _details(row, self._is_trained) + (how if index.column() == Column.RANGE else "")
         if role == Qt.ItemDataRole.ForegroundRole and index.column() == Column.INVALID and row.invalid > 0.5:
             return QColor("#e05050")
         return None
@@ -145,11 +151,11 @@ def _text(row: ChannelRow, column: int) -> str | None:
     return None
 
 
-def _details(row: ChannelRow) -> str:
+def _details(row: ChannelRow, is_trained: bool) -> str:
     wave = f", {row.wavelength_nm:g} nm" if row.wavelength_nm else ""
     return (
         f"{row.index}: {row.name}{wave}\n"
-        f"The model sees {full_range(*row.used)} {row.unit}\n"
+        f"{'Of its own the channel has' if is_trained else 'The model sees'} {full_range(*row.used)} {row.unit}\n"
         f"The valid pixels have {full_range(row.low, row.high)} {row.unit}\n"
         f"{100 * row.invalid:.2f} % invalid"
     )

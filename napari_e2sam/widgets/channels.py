@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QPushButton,
     QSizePolicy,
-    QTableView,
     QVBoxLayout,
     QWidget,
 )
@@ -31,21 +30,25 @@ from napari_e2sam.widgets._channel_table import (
     RangeDelegate,
     RecipeDelegate,
 )
+from napari_e2sam.widgets._rows_view import RowsView
 
 __all__ = ["ChannelsPanel"]
 
-_ROW_HEIGHT = 20
-_SHOWN_ROWS = 7
+# Rows of the table on a screen with room, and on a low one; past so many there is a filter.
+_SHOWN_ROWS = 10
+_LEAST_ROWS = 4
+_UNFILTERED_ROWS = 7
 _WIDTHS = {
     Column.NAME: 80,
     Column.ROLE: 54,
     Column.UNIT: 32,
     Column.RECIPE: 72,
     Column.RANGE: 66,
-    Column.HISTOGRAM: 44,
+    Column.HISTOGRAM: 48,
     Column.INVALID: 30,
 }
 _LEAST_NAME = 64
+_MOST_ROLE = 72
 _MOST_RANGE = 124
 # What a cell keeps free on both sides of its text.
 _CELL_MARGIN = 10
@@ -70,13 +73,12 @@ class ChannelsPanel(QWidget):
         self._lay_out()
         self._connect()
         self.set_rows(())
-        self.set_reason("")
 
     def _build(self) -> None:
         self.table = ChannelTable(self)
         self._proxy = Filter(self)
         self._proxy.setSourceModel(self.table)
-        self.view = QTableView(objectName="channels")
+        self.view = RowsView("channels")
         self.view.setModel(self._proxy)
         self.view.setItemDelegateForColumn(Column.RECIPE, RecipeDelegate(self.view))
         self.view.setItemDelegateForColumn(Column.RANGE, RangeDelegate(self.view))
@@ -88,8 +90,6 @@ class ChannelsPanel(QWidget):
             QAbstractItemView.EditTrigger.DoubleClicked | QAbstractItemView.EditTrigger.EditKeyPressed
         )
         self.view.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.view.verticalHeader().hide()
-        self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         header = self.view.horizontalHeader()
         header.setMinimumSectionSize(24)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
@@ -107,11 +107,11 @@ class ChannelsPanel(QWidget):
         self.save_preset = QPushButton("Save", objectName="save_preset")
         self.all = QPushButton("All", objectName="all")
         self.none = QPushButton("None", objectName="none")
+        self._reason = ""
         self.count = QLabel()
         # Its text grows with the selection; the dock must not.
         self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.composite = QCheckBox("Model input", objectName="composite")
-        self.reason = QLabel(wordWrap=True)
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
@@ -122,7 +122,6 @@ class ChannelsPanel(QWidget):
         top.addWidget(self.presets, 1)
         top.addWidget(self.save_preset)
         layout.addLayout(top)
-        layout.addWidget(self.reason)
         second = QHBoxLayout()
         second.addWidget(self.filter, 1)
         second.addWidget(self.all)
@@ -152,9 +151,8 @@ class ChannelsPanel(QWidget):
         """Show the channels of a stack."""
         self.table.set_rows(rows)
         self._fit_columns(rows)
-        shown = min(max(len(rows), 3), _SHOWN_ROWS)
-        self.view.setFixedHeight(shown * _ROW_HEIGHT + self.view.horizontalHeader().sizeHint().height() + 12)
-        many = len(rows) > _SHOWN_ROWS
+        self.view.ask_for(min(max(len(rows), 3), _LEAST_ROWS), min(max(len(rows), 3), _SHOWN_ROWS))
+        many = len(rows) > _UNFILTERED_ROWS
         for widget in (self.filter, self.all, self.none):
             widget.setVisible(many)
         self._update_count()
@@ -168,11 +166,15 @@ class ChannelsPanel(QWidget):
         }
         for column, is_shown in says.items():
             self.view.setColumnHidden(column, bool(rows) and not is_shown)
-        metrics = self.view.fontMetrics()
-        longest = max((metrics.horizontalAdvance(range_text(*row.used)) for row in rows), default=0)
-        self.view.setColumnWidth(Column.RANGE, min(max(longest + _CELL_MARGIN, _WIDTHS[Column.RANGE]), _MOST_RANGE))
+        self._fit_column(Column.ROLE, [row.role for row in rows], _MOST_ROLE)
+        self._fit_column(Column.RANGE, [range_text(*row.used) for row in rows], _MOST_RANGE)
         others = (column for column in _WIDTHS if column != Column.NAME and not self.view.isColumnHidden(column))
         self.view.setMinimumWidth(_LEAST_NAME + sum(self.view.columnWidth(column) for column in others) + _FRAME)
+
+    def _fit_column(self, column: int, texts: Sequence[str], most: int) -> None:
+        metrics = self.view.fontMetrics()
+        longest = max((metrics.horizontalAdvance(text) for text in texts), default=0)
+        self.view.setColumnWidth(column, min(max(longest + _CELL_MARGIN, _WIDTHS[column]), most))
 
     def set_selection(self, selection: Sequence[int]) -> None:
         """Tick these channels."""
@@ -189,9 +191,9 @@ class ChannelsPanel(QWidget):
         self.presets.setPlaceholderText("Presets")
 
     def set_reason(self, text: str) -> None:
-        """Show why a selection was suggested."""
-        self.reason.setText(text)
-        self.reason.setVisible(bool(text))
+        """Show why a selection was suggested, with it."""
+        self._reason = text
+        self._update_count()
 
     def set_composite_shown(self, shown: bool) -> None:
         """Show whether the composite layer is visible."""
@@ -227,5 +229,8 @@ class ChannelsPanel(QWidget):
     def _update_count(self) -> None:
         names = {row.index: row.name for row in self.table.rows}
         chosen = [names[index] for index in self.table.selection if index in names]
-        listed = ", ".join(chosen[:4]) + (", ..." if len(chosen) > 4 else "")
-        self.count.setText(f"{len(chosen)} of {len(names)}: {listed}" if names else "No stack")
+        why = f", {self._reason}" if self._reason and chosen else ""
+        # Three channels are named by their preset already, and a line that is cut off names none.
+        listed = "" if why else ": " + ", ".join(chosen[:4]) + (", ..." if len(chosen) > 4 else "")
+        self.count.setText(f"{len(chosen)} of {len(names)}{why}{listed}" if names else "No stack")
+        self.count.setToolTip("\n".join(chosen[:40]))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import napari
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -51,8 +51,11 @@ class Section(QWidget):
         self._title = title
         self.heading = QToolButton(text=title, checkable=True, checked=is_open)
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.heading.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.heading.setStyleSheet("QToolButton { font-weight: bold; border: none; text-align: left; padding: 2px; }")
+        # A summary may be longer than the dock is wide; the dock must not grow with it.
+        self.heading.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.heading.setStyleSheet(
+            "QToolButton { font-weight: bold; border: none; text-align: left; padding: 0px 2px; }"
+        )
         self.content = content
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -130,12 +133,13 @@ class SegmentWidget(QWidget):
         column = QWidget()
         stacked = QVBoxLayout(column)
         stacked.setContentsMargins(0, 0, 0, 0)
-        stacked.setSpacing(2)
+        stacked.setSpacing(1)
         for name, section in self.sections.items():
             stacked.addWidget(section, 10 if name == "objects" else 0)
         stacked.addStretch(1)
         self.panels.stack.summarized.connect(self._on_stack_summarized)
-        self.panels.model.summarized.connect(self.sections["model"].set_summary)
+        for name in ("model", "prompts", "objects"):
+            getattr(self.panels, name).summarized.connect(self.sections[name].set_summary)
         self.scroll = QScrollArea()
         self.scroll.setWidgetResizable(True)
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
@@ -162,17 +166,23 @@ class SegmentWidget(QWidget):
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self.scroll, 1)
         layout.addLayout(bottom)
-        self._fit_width()
 
     def _fit_width(self) -> None:
         """As wide as the panels need beside the scroll bar, so that the bar never covers them."""
+        if not self._column.isVisible():
+            # Buttons have their width from the viewer's theme, which comes with the dock.
+            return
         bar = self.scroll.verticalScrollBar()
         width = max(bar.sizeHint().width(), bar.width() if bar.isVisible() else 0)
         self.scroll.setMinimumWidth(self._column.minimumSizeHint().width() + width + 2)
 
+    def sizeHint(self) -> QSize:
+        # No wider than it must be: the picture has what is left.
+        return QSize(self.minimumSizeHint().width(), super().sizeHint().height())
+
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Fit the width whenever a panel, or the theme, asks for another."""
-        if watched is self._column and event.type() == QEvent.Type.LayoutRequest:
+        if watched is self._column and event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Show):
             self._fit_width()
         return bool(super().eventFilter(watched, event))
 

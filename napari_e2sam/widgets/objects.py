@@ -12,10 +12,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
     QPushButton,
-    QSizePolicy,
-    QTableView,
     QVBoxLayout,
     QWidget,
 )
@@ -23,20 +20,29 @@ from superqt.utils import signals_blocked
 
 from napari_e2sam._rows import ObjectRow
 from napari_e2sam.widgets._object_table import ObjectColumn, ObjectTable
+from napari_e2sam.widgets._rows_view import RowsView
 
 __all__ = ["ObjectsPanel"]
 
-_ROW_HEIGHT = 20
+# Rows of the table on a low screen, and where there is a little more room; it takes all that is left.
+_LEAST_ROWS, _WANTED_ROWS = 3, 5
 _ACTIONS = (
     ("edit", "Edit"),
     ("delete", "Delete"),
     ("merge", "Merge"),
     ("split", "Split"),
     ("next", "Next"),
-    ("everything", "All"),
+    ("everything", "Find all"),
     ("everything_here", "In view"),
     ("import", "Import..."),
     ("export", "Export..."),
+    ("undo", "Undo"),
+    ("redo", "Redo"),
+)
+# Where each stands below the table, as many in a row as the dock is wide; the last of a row has what width is left.
+_GRID = (
+    ("edit", "delete", "merge", "split", "next", "carry"),
+    ("everything", "everything_here", "import", "export", "overlap"),
 )
 
 
@@ -49,7 +55,8 @@ class ObjectsPanel(QWidget):
     class_rename_asked = Signal()
     class_remove_asked = Signal()
     reviewed_changed = Signal(list, bool)
-    action_asked = Signal(str)  # one of _ACTIONS, undo or redo
+    action_asked = Signal(str)  # one of _ACTIONS
+    summarized = Signal(str)
     overlap_chosen = Signal(str)
     carry_asked = Signal()
 
@@ -65,12 +72,11 @@ class ObjectsPanel(QWidget):
 
     def _build(self) -> None:
         self.table = ObjectTable(self)
-        self.view = QTableView(objectName="objects")
+        self.view = RowsView("objects")
+        self.view.ask_for(_LEAST_ROWS, _WANTED_ROWS)
         self.view.setModel(self.table)
         self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.view.verticalHeader().hide()
-        self.view.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
         header = self.view.horizontalHeader()
         header.setMinimumSectionSize(30)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
@@ -78,44 +84,35 @@ class ObjectsPanel(QWidget):
             self.view.setColumnWidth(column, width)
         # The column of the longest text takes what width there is; the table scrolls only where there is too little.
         header.setSectionResizeMode(ObjectColumn.CHANNELS, QHeaderView.ResizeMode.Stretch)
-        self.view.setMinimumHeight(_ROW_HEIGHT * 5)
         self.classes = QComboBox(objectName="classes")
         self.classes.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.classes.setMinimumContentsLength(8)
+        self.classes.setMinimumContentsLength(4)
         self.add_class = QPushButton("New...", objectName="add_class")
         self.rename_class = QPushButton("Rename...", objectName="rename_class")
         self.remove_class = QPushButton("Remove", objectName="remove_class")
-        self.undo = QPushButton("Undo", objectName="undo")
-        self.redo = QPushButton("Redo", objectName="redo")
         self.overlap = QComboBox(objectName="overlap")
         self.overlap.addItems(["new on top", "old on top"])
-        self.count = QLabel()
-        # Its text grows with the objects; the dock must not.
-        self.count.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.carry = QPushButton("Carry", objectName="carry")
         self.actions_by_name = {name: QPushButton(text, objectName=name) for name, text in _ACTIONS}
+        self.undo, self.redo = self.actions_by_name["undo"], self.actions_by_name["redo"]
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 2, 4, 2)
         layout.setSpacing(4)
         top = QHBoxLayout()
-        top.addWidget(QLabel("Class"))
+        top.setSpacing(2)
         top.addWidget(self.classes, 1)
-        for button in (self.add_class, self.rename_class, self.remove_class):
-            top.addWidget(button)
+        for widget in (self.add_class, self.rename_class, self.remove_class, self.undo, self.redo):
+            top.addWidget(widget)
         layout.addLayout(top)
-        layout.addWidget(self.view)
-        second = QHBoxLayout()
-        second.addWidget(self.count, 1)
-        second.addWidget(self.overlap)
-        second.addWidget(self.undo)
-        second.addWidget(self.redo)
-        layout.addLayout(second)
+        layout.addWidget(self.view, 1)
         grid = QGridLayout()
         grid.setSpacing(2)
-        for position, button in enumerate((*self.actions_by_name.values(), self.carry)):
-            grid.addWidget(button, position // 4, position % 4)
+        placed = {**self.actions_by_name, "carry": self.carry, "overlap": self.overlap}
+        for row, names in enumerate(_GRID):
+            for column, name in enumerate(names):
+                grid.addWidget(placed[name], row, column, 1, -1 if name == names[-1] else 1)
         layout.addLayout(grid)
 
     def _connect(self) -> None:
@@ -128,8 +125,13 @@ class ObjectsPanel(QWidget):
         self.remove_class.clicked.connect(lambda: self.class_remove_asked.emit())
         self.overlap.activated.connect(lambda position: self.overlap_chosen.emit(("newest", "oldest")[position]))
         self.carry.clicked.connect(lambda: self.carry_asked.emit())
-        for name, button in (*self.actions_by_name.items(), ("undo", self.undo), ("redo", self.redo)):
+        for name, button in self.actions_by_name.items():
             button.clicked.connect(lambda _=False, name=name: self.action_asked.emit(name))
+
+    @property
+    def buttons(self) -> list[QPushButton]:
+        """Every button of what can be done with objects."""
+        return list(self.actions_by_name.values())
 
     @property
     def chosen_ids(self) -> list[int]:
@@ -149,8 +151,7 @@ class ObjectsPanel(QWidget):
         if grew:
             self.view.scrollToBottom()
         reviewed = sum(row.is_reviewed for row in rows)
-        self.count.setText(f"{reviewed} of {len(rows)} reviewed" if rows else "No objects yet")
-        self.count.setToolTip(self.count.text())
+        self.summarized.emit(f"{reviewed} of {len(rows)} reviewed" if rows else "none yet")
         self._update_enabled()
 
     def choose(self, numbers: Sequence[int]) -> None:
@@ -199,7 +200,7 @@ class ObjectsPanel(QWidget):
 
     def set_segmenting(self, running: bool) -> None:
         """Show whether everything is being segmented, which the same button stops."""
-        self.actions_by_name["everything"].setText("Stop" if running else "All")
+        self.actions_by_name["everything"].setText("Stop" if running else "Find all")
         self.actions_by_name["everything_here"].setEnabled(not running)
 
     def _on_selection_changed(self, *_: object) -> None:

@@ -38,6 +38,7 @@ class PromptsPanel(QWidget):
     window_toggled = Signal(bool)
     leave_one_out_asked = Signal()
     next_click_toggled = Signal(bool)
+    summarized = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -55,8 +56,6 @@ class PromptsPanel(QWidget):
             button = QPushButton(text, checkable=True, objectName=name)
             self._tool_group.addButton(button)
             self.tools[name] = button
-        self.hint = QLabel("Left click: inside.  Right click: outside.")
-        self.hint.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.hover = QCheckBox("Hover preview", objectName="hover")
         self.window = QCheckBox("Refine", objectName="window")
         self.no_mask = QLabel("No mask yet: click on an object", alignment=Qt.AlignmentFlag.AlignCenter)
@@ -85,7 +84,6 @@ class PromptsPanel(QWidget):
         for button in self.tools.values():
             tools.addWidget(button)
         layout.addLayout(tools)
-        layout.addWidget(self.hint)
         found = QWidget()
         candidates = QHBoxLayout(found)
         candidates.setContentsMargins(0, 0, 0, 0)
@@ -97,10 +95,11 @@ class PromptsPanel(QWidget):
         self._masks.addWidget(self.no_mask)
         self._masks.addWidget(found)
         self._masks.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-        layout.addWidget(self._masks)
         buttons = QHBoxLayout()
-        buttons.addWidget(self.accept, 2)
-        buttons.addWidget(self.clear, 1)
+        buttons.setSpacing(6)
+        buttons.addWidget(self._masks, 1)
+        buttons.addWidget(self.accept)
+        buttons.addWidget(self.clear)
         layout.addLayout(buttons)
         layout.addWidget(self.bars)
         more = QHBoxLayout()
@@ -128,7 +127,7 @@ class PromptsPanel(QWidget):
 
     def set_hint(self, text: str) -> None:
         """Show one line about what to do next."""
-        self.hint.setText(text)
+        self.summarized.emit(text)
 
     def set_candidates(self, rows: Sequence[CandidateRow], current: int) -> None:
         """Show the candidate masks, with scores and areas."""
@@ -150,6 +149,10 @@ class PromptsPanel(QWidget):
         """Show a bar for each channel."""
         self.bars.set_rows(rows, title)
 
+    def reserve_shares(self, channels: int) -> None:
+        """Have room for the bars of so many channels before they come, so that nothing moves at the first click."""
+        self.bars.reserve(channels)
+
     def forget_shares(self) -> None:
         """Take the bars away, with the room that they had."""
         self.bars.forget()
@@ -161,10 +164,12 @@ class PromptsPanel(QWidget):
 
 
 class ShareBars(QWidget):
-    """Horizontal bars, one a channel: the eight largest, the rest in one."""
+    """Horizontal bars side by side, one a channel: the nine largest."""
 
     _ROW = 15
-    _MOST = 8
+    _MOST = 9
+    _COLUMNS = 3
+    _GAP = 12
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -181,6 +186,11 @@ class ShareBars(QWidget):
         self._give_room(max(self._room, len(self._rows)))
         self.update()
 
+    def reserve(self, channels: int) -> None:
+        """Have room for so many channels; one alone has nothing to share."""
+        if channels > 1:
+            self._give_room(max(self._room, min(channels, self._MOST)))
+
     def forget(self) -> None:
         """Show nothing and take no room."""
         self._rows, self._title = (), ""
@@ -193,7 +203,7 @@ class ShareBars(QWidget):
         self.setVisible(rows > 0)
 
     def sizeHint(self) -> QSize:
-        return QSize(200, self._ROW * (self._room + 1) + 4)
+        return QSize(200, self._ROW * (-(-self._room // self._COLUMNS) + 1) + 4)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -201,19 +211,25 @@ class ShareBars(QWidget):
         painter.setPen(text)
         metrics = self.fontMetrics()
         painter.drawText(QRectF(0, 0, self.width(), self._ROW), Qt.AlignmentFlag.AlignLeft, self._title)
-        label = min(self.width() // 3, max((metrics.horizontalAdvance(row.name) for row in self._rows), default=0) + 6)
-        number = metrics.horizontalAdvance("0.00") + 8
+        columns = min(self._COLUMNS, max(len(self._rows), 1))
+        width = (self.width() - (columns - 1) * self._GAP) / columns
+        names = max((metrics.horizontalAdvance(row.name) for row in self._rows), default=0)
+        label = min(int(0.55 * width), names + 6)
+        number = metrics.horizontalAdvance("0.00") + 6
+        back = QColor(text)
+        back.setAlpha(30)
         for position, row in enumerate(self._rows):
-            top = (position + 1) * self._ROW + 2
+            left = (position % columns) * (width + self._GAP)
+            top = (position // columns + 1) * self._ROW + 2
             name = metrics.elidedText(row.name, Qt.TextElideMode.ElideRight, label - 4)
-            painter.drawText(QRectF(0, top, label, self._ROW), Qt.AlignmentFlag.AlignVCenter, name)
-            room = self.width() - label - number
-            back = QColor(text)
-            back.setAlpha(30)
-            painter.fillRect(QRectF(label, top + 3, room, self._ROW - 6), back)
-            painter.fillRect(QRectF(label, top + 3, room * min(row.share, 1.0), self._ROW - 6), QColor("#3f9fd8"))
+            painter.drawText(QRectF(left, top, label, self._ROW), Qt.AlignmentFlag.AlignVCenter, name)
+            room = width - label - number
+            bar = QRectF(left + label, top + 3, room, self._ROW - 6)
+            painter.fillRect(bar, back)
+            bar.setWidth(room * min(row.share, 1.0))
+            painter.fillRect(bar, QColor("#3f9fd8"))
             painter.drawText(
-                QRectF(self.width() - number, top, number, self._ROW),
+                QRectF(left + width - number, top, number, self._ROW),
                 Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignRight,
                 f"{row.share:.2f}",
             )

@@ -369,5 +369,5 @@ def test_a_closed_session_says_so(tmp_path: Path) -> None:
 def test_state_is_readable_json(session: Session) -> None:
     session.accept(1, (), new_object(0, 0, 2, 2))
     tables = json.loads(session.state())
-    assert set(tables) == {"class", "object", "draft", "counter"}
+    assert set(tables) == {"class", "object", "draft", "counter", "stack"}
     assert len(tables["object"]) == 1

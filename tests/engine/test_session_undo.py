@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2sam.data.masks import MaskCrop
+from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, NewObject, Session
 from e2sam.data.stack import ChannelSpec, ChannelStack
@@ -39,6 +40,11 @@ def prompts_of(number: int) -> Prompts:
     generator = np.random.default_rng(number)
     points = generator.uniform(0, 16, (number % 4, 2)).astype(np.float32)
     return Prompts(points, generator.integers(0, 2, len(points)).astype(np.int32))
+
+
+def recipes_of(number: int) -> tuple[ChannelRecipe, ...] | None:
+    """A normalization of the one channel, or that of the stack as it was opened."""
+    return None if number % 4 == 0 else (ChannelRecipe("range").with_range(0.1, 0.2 + number % 7),)
 
 
 def pick(session: Session, number: int) -> int:
@@ -78,6 +84,7 @@ ACTIONS: dict[str, Callable[[Session, int], Any]] = {
     "rename_class": lambda session, n: session.update_class(1 + n % 3, name=f"class {n % 6}"),
     "remove_class": lambda session, n: session.remove_class(1 + n % 3, to=1 + n % 2),
     "paint": paint,
+    "recipes": lambda session, n: session.set_recipes(1, recipes_of(n), "a"),
     "import": lambda session, n: session.import_objects([((1, ()), f"class {n % 7}", NewObject(crop_of(n)))]),
 }
 
@@ -103,6 +110,7 @@ def check_memory(session: Session) -> None:
     """What is held in memory is what a fresh reading of the file finds."""
     with Session.open(session.path, read_only=True) as fresh:
         assert fresh.objects() == session.objects()
+        assert fresh.stacks() == session.stacks()
         np.testing.assert_array_equal(fresh.labels(1), session.labels(1))
 
 

@@ -102,3 +102,50 @@ def test_a_range_is_set_by_hand_and_the_mask_follows(window: Any, stack: Channel
     assert window.session.record.recipes[2] == opened
     window.wait(lambda: window.session.draft.conditions.recipes[1] == opened)
     assert window.widget.status.text() == ""
+
+
+def test_a_range_that_was_typed_is_undone_and_done_again(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    window.tick("red", "nir")
+    panel, state = window.panels.channels, window.state
+    opened = state.recipes
+
+    def drawn() -> list[str]:
+        return [panel.table.index(row, Column.RANGE).data() for row in range(5)]
+
+    before = drawn()
+    panel.table.setData(panel.table.index(2, Column.RANGE), "0.2 to 0.6")
+    window.wait(lambda: drawn()[2] == "0.2 to 0.6" and state.is_encoded)
+    panel.table.setData(panel.table.index(0, Column.RECIPE), "none")
+    window.wait(lambda: state.recipes[0].kind == "none" and state.is_encoded)
+    assert window.panels.objects.undo.toolTip() == "Undo Normalize red"
+    window.controller.do("undo")
+    assert state.recipes[0] == opened[0]
+    assert drawn()[2] == "0.2 to 0.6"
+    # The first step back leads to what the stack was opened with, of which the session knows nothing.
+    window.controller.do("undo")
+    window.wait(lambda: drawn() == before)
+    assert state.recipes == opened
+    assert window.session.record.recipes is None
+    assert panel.table.selection == (0, 2)
+    window.wait(lambda: state.is_encoded)
+    window.controller.do("redo")
+    assert drawn()[2] == "0.2 to 0.6"
+    window.wait(lambda: state.is_encoded)
+
+
+def test_a_student_takes_no_recipe_and_says_so(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    panel, state = window.panels.channels, window.state
+    before = state.recipes
+    state.model = {**state.model, "channels": list(stack.names)}
+    panel.table.set_trained(True)
+    for column, value in ((Column.RANGE, "0.2 to 0.6"), (Column.RANGE, "auto"), (Column.RECIPE, "none")):
+        window.controller.work.say("", "info")
+        panel.table.setData(panel.table.index(2, column), value)
+        assert "normalizes as it was trained" in window.widget.status.text()
+        assert state.recipes == before
+        assert window.session.file.next_undo() is None
+    tooltip = panel.table.index(2, Column.RANGE).data(Qt.ItemDataRole.ToolTipRole)
+    assert "normalizes as it was trained" in tooltip
+    assert "The model sees" not in tooltip

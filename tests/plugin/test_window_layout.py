@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QPoint
 from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QPushButton, QWidget
 
-from e2sam.data.stack import ChannelStack
+from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam.widgets._channel_table import Column
 
 
@@ -47,6 +48,39 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     window.wait(lambda: seen.width() <= 300 and column.width() == seen.width())
 
 
+def test_the_whole_flow_is_in_sight_on_a_small_screen(window: Any) -> None:
+    window.viewer.window.resize(1280, 800)
+    data = np.random.default_rng(0).uniform(0, 1, (156, 40, 44)).astype(np.float32)
+    names = [f"{400 + 3 * band}.0nm" for band in range(156)]
+    window.open(ChannelStack(data, tuple(ChannelSpec(name) for name in names)))
+    window.tick(*names[:3])
+    window.click(20, 20)
+    window.wait(lambda: len(window.panels.prompts.bars._rows) == 3)
+    window.controller.do("accept")
+    QApplication.processEvents()
+    scroll = window.widget.scroll
+    assert not scroll.verticalScrollBar().isVisible()
+    seen, column = scroll.viewport(), scroll.widget()
+    panels = window.panels
+    for widget in (panels.channels.filter, panels.prompts.accept, panels.objects.view, *panels.objects.buttons):
+        assert widget.mapTo(column, QPoint(0, widget.height())).y() <= seen.height(), widget.objectName()
+    assert panels.channels.view.viewport().height() >= 4 * panels.channels.view.rowHeight(0)
+    assert panels.objects.view.viewport().height() >= 3 * panels.objects.view.rowHeight(0)
+
+    # Where there is room, the tables have it.
+    low = panels.channels.view.height(), panels.objects.view.height()
+    window.viewer.window.resize(1280, 1100)
+    window.wait(lambda: panels.channels.view.height() > low[0] and panels.objects.view.height() > low[1] + 60)
+
+
+def test_the_dock_is_as_narrow_as_its_panels_allow(window: Any, stack: ChannelStack) -> None:
+    window.viewer.window.resize(1280, 800)
+    window.open(stack)
+    window.widget.sections["prompts"].set_summary("a summary that is much longer than a dock may ever be wide" * 3)
+    QApplication.processEvents()
+    assert window.widget.width() <= window.widget.minimumSizeHint().width() + 2 < 480
+
+
 def test_no_panel_moves_between_clicks(window: Any, stack: ChannelStack) -> None:
     window.viewer.window.resize(1280, 800)
     window.open(stack)
@@ -60,15 +94,51 @@ def test_no_panel_moves_between_clicks(window: Any, stack: ChannelStack) -> None
     prompts = window.panels.prompts
     assert prompts.no_mask.isVisible()
     assert prompts.no_mask.width() >= max(prompts.no_mask.sizeHint().width(), prompts.accept.width())
-    shown = prompts.findChildren(QPushButton)
+    shown = [button for button in prompts.findChildren(QPushButton) if button.objectName() != "candidates"]
     bars = window.panels.prompts.bars
+    before = places()
     for x in (20, 60):
         window.click(x, 20)
         window.wait(lambda: len(bars._rows) == 2)
         assert not prompts.no_mask.isVisible()
-        if x == 20:
-            before = places()
         assert places() == before
         window.controller.do("accept")
         assert places() == before
         assert bars._rows == ()
+
+
+def test_layers_of_a_new_image_are_made_one_a_turn(window: Any, stack: ChannelStack, monkeypatch: Any) -> None:
+    canvas = window.canvas
+    made: list[str] = []
+    turns: list[int] = []
+    make_one, on_made = canvas.make_one, canvas._own._made
+
+    def in_a_turn() -> bool:
+        before = len(made)
+        is_last = bool(make_one())
+        turns.append(len(made) - before)
+        return is_last
+
+    monkeypatch.setattr(canvas, "make_one", in_a_turn)
+    monkeypatch.setattr(canvas._own, "_made", lambda name, layer: (made.append(name), on_made(name, layer)))
+    told: list[Any] = []
+    window.viewer.layers.selection.events.active.connect(lambda event: told.append(event.value))
+    window.panels.channels.composite.setChecked(False)
+    image = window.open(stack)
+    window.wait(lambda: len(turns) == 4)
+    assert made == ["points", "mask", "objects"]
+    assert turns == [1, 1, 1, 0]
+    # Each of ours would be shown as the active one for a moment; only the tool's is.
+    assert [layer for layer in told if layer not in (None, image, canvas.points_layer)] == []
+    assert list(window.viewer.layers.selection) == [canvas.points_layer]
+    assert canvas.points_layer.mode == "add"
+
+
+def test_what_is_prepared_while_the_window_opens_leaves_no_trace(window: Any) -> None:
+    overlay = window.viewer.canvas.overlays.text
+    window.wait(lambda: not overlay.visible)
+    assert overlay.text == ""
+    # What the user writes there stays.
+    overlay.text, overlay.visible = "mine", True
+    window.controller._warm_up._on_drawn()
+    assert (overlay.text, overlay.visible) == ("mine", True)

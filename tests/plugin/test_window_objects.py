@@ -143,13 +143,13 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     # A box, as drawn.
     do("clear")
     do("tool box")
-    assert "Drag a box" in window.panels.prompts.hint.text()
+    assert "drag a box" in window.widget.sections["prompts"].heading.text()
     shapes = window.viewer.layers.selection.active
     shapes.add_rectangles(np.array([[10.0, 20.0], [10.0, 50.0], [40.0, 50.0], [40.0, 20.0]]))
     window.wait(lambda: window.session.draft.candidates)
     assert window.session.draft.prompts.box.tolist() == [20.5, 10.5, 50.5, 40.5]
     assert window.canvas.mask_layer.data[30, 30] == 1
-    assert "Left click" in window.panels.prompts.hint.text()
+    assert "left click" in window.widget.sections["prompts"].heading.text()
 
     # Which channel matters.
     window.controller.prompts.leave_one_out()

@@ -13,7 +13,8 @@ Stacks (not undoable)
     stacks(); stack(id); load_stack(id) -> ChannelStack, aligned
     missing_stacks(); changed_stacks(); relocate(id, paths, allow_changed=False); find_missing(folder)
     accept_changed(id)
-    set_selection(id, names); set_recipes(id, recipes); set_alignment(id, {channel: (dx, dy)}); set_done(id)
+    set_selection(id, names); set_alignment(id, {channel: (dx, dy)}); set_done(id)
+    set_recipes(id, recipes, channel=""): undoable
 Settings (not undoable)
     model / set_model(name, fingerprint); view / set_view(json); active / set_active(stack_id, plane)
     overlap / set_overlap("newest" | "oldest"); worklist / set_worklist(paths)

@@ -195,6 +195,8 @@ class SessionCore:
                 row = delta.after or delta.before
                 assert row is not None
                 drafts.add((row[1], parse_plane(row[2])))
+            elif delta.table == "stack":
+                self._stacks = None
         has_classes = any(delta.table == "class" for delta in deltas)
         return Change(kind, verb, frozenset(objects), tuple(regions), frozenset(drafts), has_classes)
 

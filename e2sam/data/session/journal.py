@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from e2sam.data.session.records import HistoryStep
-from e2sam.data.session.schema import DOCUMENT, now
+from e2sam.data.session.schema import DOCUMENT, PARTS, now
 from e2sam.errors import SessionError
 
 __all__ = ["Delta", "Edit", "Journal", "translated"]
@@ -25,7 +25,7 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True)
 class Delta:
-    """One row of one document table, before and after; None where it did not or does not exist."""
+    """One row of one document table, or the part of one in `PARTS`, before and after; None where it is not there."""
 
     table: str
     key: Any
@@ -63,8 +63,8 @@ class Edit:
     deltas: list[Delta] = field(default_factory=list)
 
     def row(self, table: str, key: Any) -> Row | None:
-        """A row as it stands now, in the order of `DOCUMENT[table]`."""
-        columns = ", ".join(f'"{column}"' for column in DOCUMENT[table])
+        """A row as it stands now, in the order of `DOCUMENT[table]` or `PARTS[table]`."""
+        columns = ", ".join(map(_quoted, PARTS.get(table) or DOCUMENT[table]))
         found = self._connection.execute(f'SELECT {columns} FROM "{table}" WHERE id = ?', (key,)).fetchone()
         return None if found is None else list(found)
 
@@ -97,7 +97,11 @@ class Edit:
 
 def apply(connection: sqlite3.Connection, delta: Delta) -> None:
     """Bring one row to its state after `delta`."""
-    if delta.after is None:
+    if delta.table in PARTS:
+        assert delta.after is not None, "a part of a row never goes alone"
+        columns = ", ".join(f"{_quoted(column)} = ?" for column in PARTS[delta.table])
+        connection.execute(f'UPDATE "{delta.table}" SET {columns} WHERE id = ?', (*delta.after, delta.key))
+    elif delta.after is None:
         connection.execute(f'DELETE FROM "{delta.table}" WHERE id = ?', (delta.key,))
     else:
         marks = ", ".join("?" * len(delta.after))
@@ -265,7 +269,7 @@ class Journal:
         """Everything that undo moves through, in one canonical form: equal states give equal bytes."""
         tables = {
             table: self.rows(f'SELECT {", ".join(map(_quoted, columns))} FROM "{table}" ORDER BY id')
-            for table, columns in DOCUMENT.items()
+            for table, columns in (DOCUMENT | PARTS).items()
         }
         return json.dumps(tables, sort_keys=True, separators=(",", ":")).encode()
 

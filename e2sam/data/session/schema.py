@@ -15,7 +15,7 @@ from pathlib import Path
 from e2sam._version import __version__
 from e2sam.errors import SessionError
 
-__all__ = ["DOCUMENT", "FORMAT", "check_file", "connect", "create_file", "now", "remove_log"]
+__all__ = ["DOCUMENT", "FORMAT", "PARTS", "check_file", "connect", "create_file", "now", "remove_log"]
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ DOCUMENT: dict[str, tuple[str, ...]] = {
     "counter": ("id", "value"),
 }
 """Tables that undo and redo move through, with their columns; the first is the key."""
+
+PARTS: dict[str, tuple[str, ...]] = {"stack": ("id", "recipes")}
+"""Columns that undo and redo move through in tables of which the rest only ever grows or is a setting."""
 
 # Large values (masks, prompts, logits, conditions) lie in `blob` under the hash of their bytes and are never changed,
 # so that a history entry holds keys only. `history` is a tree of actions, each knowing the one before it; `move` is

@@ -10,7 +10,7 @@ from typing import Any
 from e2sam.data.content import content_hash, hash_files
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.session.core import SessionCore
-from e2sam.data.session.encoding import decode_run, decode_stack, dump, encode_stack
+from e2sam.data.session.encoding import decode_run, decode_stack, dump, encode_stack, recipes_text
 from e2sam.data.session.records import Change, Plane, StackRecord, TrainingRun
 from e2sam.data.session.schema import now
 from e2sam.data.stack import ChannelStack
@@ -173,12 +173,17 @@ class StackActions(SessionCore):
         selection = None if names is None else tuple(names)
         return self._update_stack("selection", replace(record, selection=selection))
 
-    def set_recipes(self, stack_id: int, recipes: Sequence[ChannelRecipe] | None) -> StackRecord:
-        """Store the normalization of every channel of a stack."""
+    def set_recipes(self, stack_id: int, recipes: Sequence[ChannelRecipe] | None, channel: str = "") -> StackRecord:
+        """Store the normalization of every channel of a stack, in a step that can be undone; None for "as opened".
+
+        `channel` is the one that it is about; the step is named after it.
+        """
         record = self.stack(stack_id)
         if recipes is not None and len(recipes) != len(record.channels):
             raise ChannelError(f"Expected {len(record.channels)} recipes for {record.name}, got {len(recipes)}.")
-        return self._update_stack("recipes", replace(record, recipes=None if recipes is None else tuple(recipes)))
+        with self._action("recipes", f"Normalize {channel or record.name}") as edit:
+            edit.put("stack", (stack_id, None if recipes is None else recipes_text(recipes)))
+        return self.stack(stack_id)
 
     def set_alignment(self, stack_id: int, shifts: Mapping[str, tuple[float, float]]) -> StackRecord:
         """Store the shift (dx, dy), pixels, that each named channel needs; an empty mapping takes it back."""
