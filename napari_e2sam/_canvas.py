@@ -42,7 +42,6 @@ class Canvas:
         self._own = OwnLayers(viewer, self._on_made, self._on_gone)
         self._mask_box: Box | None = None
         self._has_labels = False
-        self._coming_tool = ""
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
         viewer.mouse_move_callbacks.append(self._on_move)
@@ -64,8 +63,6 @@ class Canvas:
     def open(self, scene: Scene) -> None:
         """Take our layers to a scene; those of another size or place are made anew."""
         self._own.open(scene)
-        if self._own.get("points") is None:
-            self._coming_tool = "points"
 
     def make_one(self) -> bool:
         """Make one of the layers that will be needed, and say whether it was the last."""
@@ -80,8 +77,6 @@ class Canvas:
         if name == "points":
             layer.mouse_drag_callbacks.insert(0, self._on_press)
             layer.events.data.connect(self._on_points)
-            if self._coming_tool:
-                self.take_tool(self._coming_tool)
         elif name == "box":
             layer.events.data.connect(self._on_shapes)
         elif name == "mask":
@@ -128,9 +123,7 @@ class Canvas:
         if self._own.scene is None:
             return
         with self._own.writing():
-            # A layer that comes in a turn of its own is empty as well.
-            if not (prompts.is_empty and self._coming_tool):
-                self._show_points(self._own.points(), prompts)
+            self._show_points(self._own.points(), prompts)
             shapes = self._own.get("box")
             if shapes is not None and len(shapes.data):
                 shapes.data = []
@@ -268,7 +261,6 @@ class Canvas:
 
     def take_tool(self, name: str) -> None:
         """Arm a tool: "points", "box", "scribble" or "move"."""
-        self._coming_tool = ""
         if self._own.scene is None:
             return
         points = self._own.points()
@@ -282,13 +274,6 @@ class Canvas:
             # A click sets a point, a drag still moves the view.
             points.mouse_pan = True
         self.tool_changed.emit(name)
-
-    def expect_tool(self, name: str) -> None:
-        """Arm a tool as soon as the layer of points is there, which is made in a turn of its own."""
-        if self._own.get("points") is None:
-            self._coming_tool = name
-        else:
-            self.take_tool(name)
 
     # -- what the user does ------------------------------------------------------------------------------------------
 

@@ -29,7 +29,6 @@ from napari_e2sam._session import SessionModel
 from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, shortcuts_with
 from napari_e2sam._stack_control import StackControl
 from napari_e2sam._state import Workplace
-from napari_e2sam._warm import WarmUp
 from napari_e2sam._worklist_control import WorklistControl
 from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.learning import LearningPanel
@@ -83,7 +82,6 @@ class Controller:
         self.viewer = viewer
         self.session = SessionModel(session)
         self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), say)
-        self._warm_up = WarmUp(viewer, self.work.tasks)
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
@@ -119,7 +117,6 @@ class Controller:
             return
         self._is_closed = True
         self._unbind()
-        self._warm_up.close()
         self.learning.close()
         self.worklist.close()
         self.objects.close()

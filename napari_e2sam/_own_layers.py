@@ -86,6 +86,7 @@ class OwnLayers:
             return
         for name in tuple(self._layers):
             self.drop(name)
+        self.points()
 
     def make_one(self) -> bool:
         """Make one of the layers that will be needed, and say whether it was the last.
@@ -94,7 +95,7 @@ class OwnLayers:
         """
         if self.scene is None:
             return True
-        for name, make in (("points", self.points), ("mask", self.mask), ("objects", self.objects)):
+        for name, make in (("mask", self.mask), ("objects", self.objects)):
             if name not in self._layers:
                 make()
                 return False

@@ -363,8 +363,8 @@ class PromptControl:
     def _on_scene(self) -> None:
         self._answered = None
         self._panel.forget_shares()
-        self._work.canvas.expect_tool("points")
         self._show()
+        self.take_tool("points")
 
     def _on_change(self, change: Change) -> None:
         session = self._work.session

@@ -29,8 +29,6 @@ __all__ = ["StackControl"]
 
 _KEPT_BYTES = 1 << 28
 _BLINK_MS = 600
-# Between two layers that are made, the window draws the one before and takes what the user does.
-_MAKING_MS = 30
 _MOST_COMPARED = 24
 
 
@@ -65,7 +63,7 @@ class StackControl:
         self._later.setInterval(0)
         self._later.timeout.connect(self._pick_by_itself)
         self._making = QTimer()
-        self._making.setInterval(_MAKING_MS)
+        self._making.setInterval(0)
         self._making.timeout.connect(self._on_make)
 
     def close(self) -> None:

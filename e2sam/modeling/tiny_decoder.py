@@ -27,7 +27,7 @@ _NUM_FACTS = 9
 _UNLIKE = -50.0
 # Added to the quality of the single mask among candidates: what it was trained for, all kinds of prompts, makes it the
 # safer choice.
-_SINGLE_BONUS = 0.1
+_SINGLE_BONUS = 0.03
 # Cost of one step where no boundary is seen: 50 positions of the stride-4 grid weigh as much as one boundary.
 _STEP_COST = 0.02
 

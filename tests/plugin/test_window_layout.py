@@ -125,20 +125,10 @@ def test_layers_of_a_new_image_are_made_one_a_turn(window: Any, stack: ChannelSt
     window.viewer.layers.selection.events.active.connect(lambda event: told.append(event.value))
     window.panels.channels.composite.setChecked(False)
     image = window.open(stack)
-    window.wait(lambda: len(turns) == 4)
+    window.wait(lambda: len(turns) == 3)
     assert made == ["points", "mask", "objects"]
-    assert turns == [1, 1, 1, 0]
+    assert turns == [1, 1, 0]
     # Each of ours would be shown as the active one for a moment; only the tool's is.
     assert [layer for layer in told if layer not in (None, image, canvas.points_layer)] == []
     assert list(window.viewer.layers.selection) == [canvas.points_layer]
     assert canvas.points_layer.mode == "add"
-
-
-def test_what_is_prepared_while_the_window_opens_leaves_no_trace(window: Any) -> None:
-    overlay = window.viewer.canvas.overlays.text
-    window.wait(lambda: not overlay.visible)
-    assert overlay.text == ""
-    # What the user writes there stays.
-    overlay.text, overlay.visible = "mine", True
-    window.controller._warm_up._on_drawn()
-    assert (overlay.text, overlay.visible) == ("mine", True)
