@@ -30,7 +30,7 @@ from e2sam.weights.zoo import load_model
 __all__ = ["PromptHead"]
 
 _FEWEST_STEPS, _MOST_STEPS = 60, 400
-_CROSSED_STEPS = 80
+_CROSSED_STEPS = 72
 # Up to this many objects are all judged by, see `PromptHead.folds`.
 _FEW_OBJECTS = 8
 _TURNED_SCENES, _MIRRORED_SCENES = 3, 8

@@ -35,7 +35,8 @@ from e2sam.training.task import Outcome, ParameterGroup, StepDraw
 
 __all__ = ["ClickModule", "ClickSettings", "PromptTask", "held_out_scores"]
 
-_REPLAY_WINDOWS = 16
+# Windows, evenly from all, whose answers are remembered: each takes about a second.
+_REPLAY_WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,10 @@ class PromptTask:
         del fabric
         count = len(self._train.windows)
         yield f"Encoding {count + len(self._held_out.windows)} image window(s)."
+        replayed = set(np.linspace(0, count - 1, min(count, _REPLAY_WINDOWS)).round().astype(int).tolist())
         for index in range(count):
             self._train.embeddings(index)
-            if self._clicks.settings.replay and index < _REPLAY_WINDOWS:
+            if self._clicks.settings.replay and index in replayed:
                 self._replay[index] = self._remember(index)
 
     def _remember(self, index: int) -> list[Answers]:
