@@ -72,7 +72,9 @@ class ChannelRecipe:
         exact: NDArray[Any] = values.astype(np.float32 if single else np.float64)
         exact = _transform(np.where(valid, exact, exact.dtype.type(self.low)), self.kind)
         low, extent = (exact.dtype.type(bound) for bound in (self.low, self.high - self.low))
-        scaled: NDArray[Any] = (exact - low) / extent
+        # What lies so far outside that the quotient has no number is clipped like the rest.
+        with np.errstate(over="ignore"):
+            scaled: NDArray[Any] = (exact - low) / extent
         result: NDArray[np.float32] = np.clip(scaled, 0, 1).astype(np.float32)
         result[~valid] = self.fill
         return result
@@ -270,7 +272,7 @@ def _fit(measured: NDArray[Any], kind: str) -> ChannelRecipe:
         high = high if high > 0 else 1.0
     else:
         low, high = _robust_range(transformed, _RANGE_PERCENTILES if kind == "range" else _PERCENTILES)
-    median = transformed[len(transformed) // 2] if len(transformed) else (low + high) / 2
+    median = float(np.clip(transformed[len(transformed) // 2], low, high)) if len(transformed) else (low + high) / 2
     return ChannelRecipe(kind, low, high, float(np.clip((median - low) / (high - low), 0, 1)))
 
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
@@ -216,6 +216,8 @@ def test_large_lazy_stack_is_sampled() -> None:
     ),
     kind=st.sampled_from(["auto", *RECIPE_KINDS]),
 )
+@example(data=np.array([[[4.92370333e-225, -8.85130768e083, -8.85130768e083]]]), kind="reflectance")
+@example(data=np.array([[[4.92370333e-225, -8.85130768e083]]]), kind="reflectance")
 def test_anything_in_finite_unit_range_out(data: np.ndarray, kind: str) -> None:
     stack = stack_of(data, *(f"c{index}" for index in range(len(data))))
     recipes = fit_recipes(stack, kind)
