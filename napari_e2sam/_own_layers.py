@@ -86,6 +86,7 @@ class OwnLayers:
             return
         for name in tuple(self._layers):
             self.drop(name)
+        # Not in a later turn: drawn without any layer of ours between, the canvas has crashed.
         self.points()
 
     def make_one(self) -> bool:

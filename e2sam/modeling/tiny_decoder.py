@@ -208,7 +208,7 @@ class TinyDecoder(nn.Module):
         x8 = self.dense_down(dense) + self.similarity_in(self._similarity(features, geometry))
         x8 = _add_shared(x8, features.trunk)
         x8, x32 = self._trunk(x8)
-        # The largest tensors of a click: written in place, because new memory costs more than the sums.
+        # The largest tensors of a click are written in place.
         fine = _add_shared(upsample(self.fine_up(x8)).add_(self.fine_dense(dense)), features.detail)
         fine = F.relu_(self.fine_norm(fine))
         logits = (self.to_masks(fine) + self.fine_masks(F.relu_(self.fine_conv(fine)))).float().contiguous()

@@ -144,22 +144,26 @@ def test_time_for_the_steps_follows_from_their_number_unless_they_are_given(tmp_
         config(tmp_path, base, seconds=-1.0)
 
 
-def test_closed_run_resumes_with_the_same_losses(tmp_path, base, corrections):
-    chosen = config(tmp_path / "whole", base, steps=6, checkpoint_every=2)
-    steps, whole = run(corrections, chosen)
-    chosen = replace(chosen, out=tmp_path / "parts" / "new.safetensors")
-    runner = finetune(corrections, chosen)
+def check_resume(data, chosen, last, left):
+    """A run that is closed after step `last` and resumed comes to the losses and the model of one that is not."""
+    steps, whole = run(data, replace(chosen, out=chosen.out.parent / "whole" / "new.safetensors"))
+    chosen = replace(chosen, out=chosen.out.parent / "parts" / "new.safetensors")
+    runner = finetune(data, chosen)
     for step in runner:
-        if step.step == 3:
+        if step.step == last:
             break
     runner.close()
     assert not chosen.out.exists()
-    resumed, parts = run(corrections, replace(chosen, resume=True))
-    expected = {step.step: step.loss for step in steps if step.step > 3 and not math.isnan(step.loss)}
+    resumed, parts = run(data, replace(chosen, resume=True))
+    expected = {step.step: step.loss for step in steps if step.step > last and not math.isnan(step.loss)}
     assert {step.step: step.loss for step in resumed if not math.isnan(step.loss)} == expected
-    assert sorted(expected) == [4, 5, 6]
+    assert sorted(expected) == left
     one, other = (load_model(result.out, device="cpu").fingerprint for result in (whole, parts))
     assert one == other
+
+
+def test_closed_run_resumes_with_the_same_losses(tmp_path, base, corrections):
+    check_resume(corrections, config(tmp_path, base, steps=6, checkpoint_every=2), 3, [4, 5, 6])
 
 
 def test_few_objects_are_learned_from_and_judged_by_in_turn(tmp_path, base, corrections):
@@ -191,20 +195,7 @@ def test_few_objects_are_learned_from_and_judged_by_in_turn(tmp_path, base, corr
 
 def test_a_run_closed_in_its_second_half_resumes_there(tmp_path, base, corrections):
     few = CorrectionSet(corrections.corrections[:5])
-    chosen = config(tmp_path / "whole", base, steps=6, checkpoint_every=1, mirrors=False)
-    steps, whole = run(few, chosen)
-    chosen = replace(chosen, out=tmp_path / "parts" / "new.safetensors")
-    runner = finetune(few, chosen)
-    for step in runner:
-        if step.step == 4:
-            break
-    runner.close()
-    resumed, parts = run(few, replace(chosen, resume=True))
-    expected = {step.step: step.loss for step in steps if step.step > 4 and not math.isnan(step.loss)}
-    assert {step.step: step.loss for step in resumed if not math.isnan(step.loss)} == expected
-    assert sorted(expected) == [5, 6]
-    one, other = (load_model(result.out, device="cpu").fingerprint for result in (whole, parts))
-    assert one == other
+    check_resume(few, config(tmp_path, base, steps=6, checkpoint_every=1, mirrors=False), 4, [5, 6])
 
 
 def test_resume_of_another_run_is_refused(tmp_path, base, corrections):
