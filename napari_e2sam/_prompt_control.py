@@ -200,11 +200,8 @@ class PromptControl:
                 work.say("The mask comes when the image is encoded", "busy")
             return
         place, prompts = work.session.place, draft.prompts
-        conditions = Conditions(
-            work.state.names,
-            tuple(work.state.recipes[index] for index in work.state.selection),
-            work.state.model.get("fingerprint", ""),
-        )
+        state = work.state
+        conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
         body, arrays = self._request_of(prompts)
         shown = draft.candidates[draft.chosen].mask if draft.candidates else None
         if self._refines and shown is not None:

@@ -86,6 +86,13 @@ class State:
         """Names of the selected channels."""
         return tuple(self.rows[index].name for index in self.selection) if self.rows else ()
 
+    @property
+    def recipes_in_use(self) -> tuple[ChannelRecipe, ...]:
+        """Normalization of each selected channel before the model: its own where it was trained with one."""
+        recipes = self.model.get("recipes", ())
+        trained = dict(zip(self.model.get("channels", ()), map(ChannelRecipe.from_json, recipes), strict=False))
+        return tuple(trained.get(self.rows[index].name, self.recipes[index]) for index in self.selection)
+
     def check_encoded(self) -> None:
         """Say what is missing before the engine can answer.
 

@@ -219,6 +219,7 @@ def describe_model(model: Any, name: str) -> dict[str, Any]:
         "device": str(getattr(model, "device", "cpu")),
         "fingerprint": str(getattr(model, "fingerprint", "")),
         "channels": [channel.name for channel in config.channels],
+        "recipes": [recipe.to_json() for recipe in config.recipes],
         "image_size": int(config.image_size),
     }
 

@@ -98,7 +98,7 @@ def load_model(name: str, device: str = "auto") -> Any:
     if name not in ("tiny", "other"):
         raise CheckpointError(f"Expected a model of tiny, other, got {name!r}.")
     return SimpleNamespace(
-        config=SimpleNamespace(architecture="fake", channels=(), image_size=64),
+        config=SimpleNamespace(architecture="fake", channels=(), recipes=(), image_size=64),
         fingerprint=f"fake-{name}",
         device="cpu",
     )

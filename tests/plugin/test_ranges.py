@@ -8,6 +8,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QLineEdit
 
+from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError
 from napari_e2sam._ranges import full_range, range_text, read_range
@@ -149,3 +150,20 @@ def test_a_student_takes_no_recipe_and_says_so(window: Any, stack: ChannelStack)
     tooltip = panel.table.index(2, Column.RANGE).data(Qt.ItemDataRole.ToolTipRole)
     assert "normalizes as it was trained" in tooltip
     assert "The model sees" not in tooltip
+
+
+def test_what_a_student_saw_is_kept_with_its_object(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    state = window.state
+    trained = ChannelRecipe("range", 0.1, 0.7, 0.0)
+    state.model = {
+        **state.model,
+        "channels": list(reversed(stack.names)),
+        "recipes": [trained.to_json(), *(recipe.to_json() for recipe in reversed(state.recipes[:-1]))],
+    }
+    assert state.selection[-1] == len(stack.names) - 1
+    assert state.recipes[-1] != trained
+    window.click(20, 20)
+    window.controller.do("accept")
+    kept = window.session.objects[0].conditions
+    assert kept.recipes == (*(state.recipes[index] for index in state.selection[:-1]), trained)
