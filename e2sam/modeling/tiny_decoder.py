@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -41,17 +40,15 @@ class ImageFeatures:
     trunk
         (S, 48, h, w) semantic channels for the trunk, stride 8.
     keys
-        (S, 8, 16, h * w) unit vectors by head, stride 8.
+        (S, 8, 16, h * w) float32, unit vectors by head, stride 8.
     detail
         (S, 32, H, W) detail for the masks, stride 4.
     detail_keys
-        (S, 4, 6, H * W) vectors by head, stride 4.
+        (S, 4, 8, H * W) float32: by head six values, their squared length, and 1; stride 4.
     boundaries
         (S, 2, H, W) logits: a boundary lies between a position and its right, its lower neighbour.
     costs
         (S, 2, H, W) float32 > 0, the costs of these steps, without gradient.
-    detail_norms
-        (S, 4, H * W) float32, squared lengths of `detail_keys`.
     """
 
     trunk: Tensor
@@ -60,7 +57,6 @@ class ImageFeatures:
     detail_keys: Tensor
     boundaries: Tensor
     costs: Tensor
-    detail_norms: Tensor
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -182,18 +178,17 @@ class TinyDecoder(nn.Module):
         """What does not depend on prompts."""
         semantic = embeddings[:, :SEMANTIC_CHANNELS].contiguous(memory_format=torch.channels_last)
         detail = F.pixel_shuffle(embeddings[:, SEMANTIC_CHANNELS:], 2).contiguous(memory_format=torch.channels_last)
-        images = len(embeddings)
-        keys = self.key_proj(semantic).reshape(images, _HEADS, SEMANTIC_CHANNELS // _HEADS, -1)
-        detail_keys = self.detail_key_proj(detail).reshape(images, _DETAIL_HEADS, _DETAIL_WIDTH, -1)
+        keys = self.key_proj(semantic).float().flatten(2).unflatten(1, (_HEADS, -1))
+        detail_keys = self.detail_key_proj(detail).float().flatten(2).unflatten(1, (_DETAIL_HEADS, -1))
+        lengths = detail_keys.square().sum(2, keepdim=True)
         boundaries = self.boundary(detail)
         return ImageFeatures(
             self.trunk_in(semantic),
-            F.normalize(keys, dim=2),
+            F.normalize(keys, dim=2).contiguous(),
             self.detail_in(detail),
-            detail_keys,
+            torch.cat((detail_keys, lengths, torch.ones_like(lengths)), dim=2),
             boundaries,
             torch.sigmoid(boundaries.detach().float()) + _STEP_COST,
-            detail_keys.float().square().sum(2),
         )
 
     def decode(self, features: ImageFeatures, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
@@ -203,13 +198,14 @@ class TinyDecoder(nn.Module):
         cost = features.costs.repeat_interleave(each, 0) if each > 1 else features.costs
         with torch.autocast(cost.device.type, enabled=False):
             maps = dense_maps(geometry, cost[:, 0, :, :-1], cost[:, 1, :-1, :])
-        maps += self._detail_similarity(features, geometry).unbind(1)
-        dense = torch.stack(maps, dim=1).to(features.trunk.dtype).contiguous(memory_format=torch.channels_last)
-        x8 = self.dense_down(dense) + self.similarity_in(self._similarity(features, geometry))
+            maps += self._detail_similarity(features, geometry).unbind(1)
+            similarity = self._similarity(features, geometry)
+        dense = _channels_last(torch.stack(maps, dim=1).to(features.trunk.dtype))
+        x8 = self.dense_down(dense).add_(_pointwise(self.similarity_in, similarity))
         x8 = _add_shared(x8, features.trunk)
         x8, x32 = self._trunk(x8)
         # The largest tensors of a click are written in place.
-        fine = _add_shared(upsample(self.fine_up(x8)).add_(self.fine_dense(dense)), features.detail)
+        fine = _add_shared(upsample(_pointwise(self.fine_up, x8)).add_(self.fine_dense(dense)), features.detail)
         fine = F.relu_(self.fine_norm(fine))
         logits = (self.to_masks(fine) + self.fine_masks(F.relu_(self.fine_conv(fine)))).float().contiguous()
         return logits, self._quality(logits, x8, x32, cost)
@@ -220,28 +216,21 @@ class TinyDecoder(nn.Module):
         x32 = self.block32(self.down32(x16))
         summary = x32.mean((2, 3))
         x32 = x32 + self.context(summary)[:, :, None, None]
-        x16 = self.merge16(x16 + upsample(self.up16(x32)))
-        return self.merge8(x8 + upsample(self.up8(x16))), summary
+        x16 = self.merge16(x16 + upsample(_pointwise(self.up16, x32)))
+        return self.merge8(x8 + upsample(_pointwise(self.up8, x16))), summary
 
     def _similarity(self, features: ImageFeatures, geometry: PromptGeometry) -> Tensor:
         """(B, 24, h, w): cosine similarity by head to positive clicks, negative clicks and the prompted region."""
-        height, width = features.trunk.shape[-2:]
-        images, heads, depth, _ = features.keys.shape
-        keys = features.keys.float()
-        maps = keys.reshape(images, heads * depth, height, width)
-        clicked = _sample(maps, (geometry.points - 0.5) / 2).unflatten(2, (heads, depth))
-        clicked = F.normalize(clicked, dim=-1)
-        groups = [
-            _best_of(clicked, chosen, -1.0, height * width, lambda query: _scores(query, keys))
-            for chosen in (geometry.is_positive, geometry.is_negative)
-        ]
-        region = self._region(keys, geometry)
-        if region is None:
-            groups.append(torch.zeros_like(groups[0]))
-        else:
-            groups.append(_scores(F.normalize(region, dim=-1), keys))
-        similarity = torch.cat(groups, dim=1).reshape(len(clicked), 3 * heads, height, width)
-        return similarity.to(features.trunk.dtype).contiguous(memory_format=torch.channels_last)
+        size = features.trunk.shape[-2:]
+        clicked = _sample(features.keys.flatten(1, 2).unflatten(2, size), (geometry.points - 0.5) / 2)
+        clicked = clicked.unflatten(2, (_HEADS, -1))
+        region = self._region(features.keys, geometry)
+        queries = clicked if region is None else torch.cat((clicked, region[:, None]), dim=1)
+        found = _scores(F.normalize(queries, dim=-1), features.keys)
+        points = found[:, : clicked.shape[1]]
+        groups = [_best_of(points, chosen, -1.0) for chosen in (geometry.is_positive, geometry.is_negative)]
+        groups.append(torch.zeros_like(groups[0]) if region is None else found[:, -1])
+        return torch.cat(groups, dim=1).reshape(-1, 3 * _HEADS, *size).to(features.trunk.dtype)
 
     def _region(self, keys: Tensor, geometry: PromptGeometry) -> Tensor | None:
         """(B, heads, depth): mean key under the earlier mask, or in the middle of the box; 0 for prompts without both.
@@ -259,28 +248,19 @@ class TinyDecoder(nn.Module):
         if weights is None:
             return None
         weights = F.avg_pool2d(weights, 2).reshape(images, -1, keys.shape[-1])
-        flat = keys.reshape(images, heads * depth, -1)
-        mean = weights @ flat.transpose(1, 2) / (weights.sum(-1, keepdim=True) + 1e-3)
+        mean = weights @ keys.flatten(1, 2).transpose(1, 2) / (weights.sum(-1, keepdim=True) + 1e-3)
         return mean.reshape(-1, heads, depth)
 
     def _detail_similarity(self, features: ImageFeatures, geometry: PromptGeometry) -> Tensor:
         """(B, 8, H, W): likeness exp(-distance^2) by head to positive and to negative clicks."""
-        height, width = features.grid
-        images, heads, depth, _ = features.detail_keys.shape
-        keys = features.detail_keys.float()
-        clicked = _sample(keys.reshape(images, heads * depth, height, width), geometry.points)
-        clicked = clicked.unflatten(2, (heads, depth))
-        norms = features.detail_norms.repeat_interleave(len(clicked) // images, 0)
-
-        def closeness(query: Tensor) -> Tensor:
-            return _scores(2 * query, keys).sub_(norms).sub_(query.square().sum(-1, keepdim=True))
-
-        groups = [
-            _best_of(clicked, chosen, _UNLIKE, height * width, closeness)
-            for chosen in (geometry.is_positive, geometry.is_negative)
-        ]
+        clicked = _sample(features.detail_keys.flatten(1, 2).unflatten(2, features.grid), geometry.points)
+        clicked = clicked.unflatten(2, (_DETAIL_HEADS, -1))[..., :_DETAIL_WIDTH]
+        # -|key - query|^2 as one product, with the key's squared length and 1 behind it.
+        length = clicked.square().sum(-1, keepdim=True)
+        found = _scores(torch.cat((2 * clicked, -torch.ones_like(length), -length), dim=-1), features.detail_keys)
+        groups = [_best_of(found, chosen, _UNLIKE) for chosen in (geometry.is_positive, geometry.is_negative)]
         likeness = torch.cat(groups, dim=1).clamp(_UNLIKE, 0).exp()
-        return likeness.reshape(len(clicked), 2 * heads, height, width)
+        return likeness.reshape(-1, 2 * _DETAIL_HEADS, *features.grid)
 
     def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor, cost: Tensor) -> Tensor:
         """Predicted IoU (B, 4) from what lies under each mask, how sure it is, and the boundaries on its contour."""
@@ -296,16 +276,16 @@ class TinyDecoder(nn.Module):
 
 def _facts(logits: Tensor, soft: Tensor, cost: Tensor) -> Tensor:
     """(B, M, 9) facts about masks: how sure, stable, large, well bounded, and how like the others they are."""
-    positions = logits[0, 0].numel()
     hard = (logits > 0).float()
-    flat = hard.flatten(2)
-    shared, both = flat @ flat.transpose(1, 2), (flat.unsqueeze(2) @ soft.flatten(2).unsqueeze(3))[..., 0, 0]
+    flat, flat_soft = hard.flatten(2), soft.flatten(2)
+    shared = flat @ flat.transpose(1, 2)
+    both = (flat @ flat_soft.transpose(1, 2)).diagonal(dim1=1, dim2=2)
     area = shared.diagonal(dim1=1, dim2=2)
-    sure = both / (area + soft.sum((2, 3)) - both + 1e-3)
-    stable = (((logits > 1).sum((2, 3)) + 1e-3) / ((logits > -1).sum((2, 3)) + 1e-3)).float()
+    sure = both / (area + flat_soft.sum(2) - both + 1e-3)
+    stable = ((logits > 1).sum((2, 3)) + 1e-3) / ((logits > -1).sum((2, 3)) + 1e-3)
     alike = shared / (area[:, :, None] + area[:, None] - shared + 1e-3)
-    share = area / positions
-    columns = (sure, stable, share, torch.log(share + 1e-4) / 4, soft.amax((2, 3)), *_contour(hard, area, cost))
+    share = area / flat.shape[2]
+    columns = (sure, stable.float(), share, torch.log(share + 1e-4) / 4, flat_soft.amax(2), *_contour(hard, area, cost))
     return torch.stack((*columns, alike[:, 0], alike.mean(-1)), dim=-1)
 
 
@@ -315,23 +295,27 @@ def _candidates(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.cat((torch.zeros_like(better[:, :1]), better), dim=1)
     raised = quality.gather(1, order)
     raised[:, 0] = (raised[:, 0] + _SINGLE_BONUS).clamp(max=1)
-    return logits.gather(1, order[:, :, None, None].expand(-1, -1, *logits.shape[2:])), raised
+    return logits[torch.arange(len(logits), device=logits.device)[:, None], order], raised
 
 
 def _contour(hard: Tensor, area: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cost (B, M) of the steps that cross the contours of masks (B, M, H, W), and of those within them."""
-    right, down = cost[:, 0, :, :-1].flatten(1), cost[:, 1, :-1, :].flatten(1)
-    sideways = (hard[..., :-1] - hard[..., 1:]).abs_().flatten(2)
-    downwards = (hard[..., :-1, :] - hard[..., 1:, :]).abs_().flatten(2)
-    length = sideways.sum(2) + downwards.sum(2)
-    on_contour = (_dot(sideways, right) + _dot(downwards, down)) / (length + 1)
-    within = _dot((hard[..., :-1] * hard[..., 1:]).flatten(2), right) / (area + 1)
-    return on_contour, within
+    """Mean cost (B, M) of the steps that cross the contours of masks (B, M, H, W), and of those within them.
+
+    Steps that cross are the steps from all positions of a mask, less twice those that stay in it.
+    """
+    right, down = cost[:, 0, :, :-1], cost[:, 1, :-1, :]
+    sideways, downwards = hard[..., :-1] * hard[..., 1:], hard[..., :-1, :] * hard[..., 1:, :]
+    within = _dot(sideways, right)
+    from_each = F.pad(right, (0, 1)) + F.pad(right, (1, 0)) + F.pad(down, (0, 0, 0, 1)) + F.pad(down, (0, 0, 1, 0))
+    crossing = _dot(hard, from_each) - 2 * (within + _dot(downwards, down))
+    border = hard[..., 0, :] + hard[..., -1, :], hard[..., 0] + hard[..., -1]
+    length = 4 * area - sum(edge.sum(2) for edge in border) - 2 * (sideways.sum((2, 3)) + downwards.sum((2, 3)))
+    return crossing / (length + 1), within / (area + 1)
 
 
 def _dot(maps: Tensor, weights: Tensor) -> Tensor:
-    """(B, M) sums of maps (B, M, N) times the weights (B, N) of their prompt."""
-    return (maps @ weights.unsqueeze(2))[..., 0]
+    """(B, M) sums of maps (B, M, h, w) times the weights (B, h, w) of their prompt."""
+    return (maps.flatten(2) @ weights.flatten(1).unsqueeze(2))[..., 0]
 
 
 def _add_shared(x: Tensor, shared: Tensor) -> Tensor:
@@ -357,28 +341,42 @@ def _sample(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """Products (B, heads, N) of queries (B, heads, depth), one of each prompt, with keys (S, heads, depth, N)."""
-    images, heads, depth, positions = keys.shape
-    grouped = queries.reshape(images, -1, heads, depth).transpose(1, 2)
-    return (grouped @ keys).transpose(1, 2).reshape(-1, heads, positions)
+    """Products (B, P, heads, N) of queries (B, P, heads, depth) with keys (S, heads, depth, N).
 
-
-def _best_of(
-    clicked: Tensor, chosen: Tensor, absent: float, positions: int, score: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """(B, heads, N): the largest score of the chosen points (B, P) of (B, P, heads, depth), `absent` without any.
-
-    Point by point: products of single rows are several times faster than of two or three.
+    One matrix product, in which a query meets the other heads with zeros: many small ones take longer.
     """
+    images, heads, depth, positions = keys.shape
+    apart = queries.unsqueeze(-2) * torch.eye(heads, device=queries.device, dtype=queries.dtype).unsqueeze(-1)
+    found = apart.reshape(images, -1, heads * depth) @ keys.flatten(1, 2)
+    return found.reshape(*queries.shape[:3], positions)
+
+
+def _best_of(scores: Tensor, chosen: Tensor, absent: float) -> Tensor:
+    """(B, heads, N): the largest score (B, P, heads, N) of the chosen points (B, P), `absent` without any."""
     best: Tensor | None = None
-    for point, whose in zip(clicked.unbind(1), chosen.unbind(1), strict=True):
+    for found, whose in zip(scores.unbind(1), chosen.unbind(1), strict=True):
         if not bool(whose.any()):
             continue
-        found = score(point)
         if not bool(whose.all()):
             found = found.masked_fill(~whose[:, None, None], absent)
         best = found if best is None else torch.maximum(best, found)
-    return clicked.new_full((len(clicked), clicked.shape[2], positions), absent) if best is None else best
+    return scores.new_full((len(scores), *scores.shape[2:]), absent) if best is None else best
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """(B, C, h, w) as channels last; without gradients as plain transpositions, which torch has a quicker way for."""
+    if torch.is_grad_enabled() or maps.device.type != "cpu":
+        return maps.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = maps.shape
+    last = maps.new_empty(batch, height * width, channels)
+    for out, planes in zip(last, maps.flatten(2), strict=True):
+        out.copy_(planes.t())
+    return last.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1 x 1 convolution of (B, C, h, w) as the matrix product that it is, channels last."""
+    return F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
 
 
 def _box_middle(geometry: PromptGeometry, inside: Tensor) -> Tensor:

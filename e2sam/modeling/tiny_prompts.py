@@ -94,9 +94,8 @@ def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) 
     `cost_right` (B, H, W - 1) and `cost_down` (B, H - 1, W) are the costs of crossing to a neighbour.
     """
     maps = [
-        _click_map(geometry.points, chosen, geometry.size, width)
-        for chosen in (geometry.is_positive, geometry.is_negative)
-        for width in (_NARROW, _WIDE)
+        *_click_maps(geometry.points, geometry.is_positive, geometry.size),
+        *_click_maps(geometry.points, geometry.is_negative, geometry.size),
     ]
     absent = geometry.points.new_zeros(len(geometry.points), *geometry.size)
     inside = geometry.inside
@@ -109,17 +108,18 @@ def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) 
     return [*maps, torch.tanh(far - near)]
 
 
-def _click_map(points: Tensor, chosen: Tensor, size: tuple[int, int], width: float) -> Tensor:
-    """(B, H, W): the largest Gaussian of the chosen points."""
+def _click_maps(points: Tensor, chosen: Tensor, size: tuple[int, int]) -> list[Tensor]:
+    """Narrow and wide (B, H, W): the largest Gaussian of the chosen points."""
+    falls = points.new_tensor((_NARROW, _WIDE)).square().mul(-2).reciprocal()[:, None]
     x, y = _axes(size, points.device)
     result: Tensor | None = None
     for index in chosen.any(0).nonzero()[:, 0].tolist():
-        at = points[:, index]
-        columns = torch.exp((x - at[:, :1]).square() / (-2 * width**2)) * chosen[:, index, None]
-        rows = torch.exp((y - at[:, 1:]).square() / (-2 * width**2))
-        one = rows[:, :, None] * columns[:, None, :]
-        result = one if result is None else torch.maximum(result, one)
-    return points.new_zeros(len(points), *size) if result is None else result
+        at = points[:, index, :, None, None]
+        columns = torch.exp((x - at[:, 0]).square() * falls) * chosen[:, index, None, None]
+        rows = torch.exp((y - at[:, 1]).square() * falls)
+        both = rows.unsqueeze(3) * columns.unsqueeze(2)
+        result = both if result is None else torch.maximum(result, both)
+    return list((points.new_zeros(len(points), 2, *size) if result is None else result).unbind(1))
 
 
 def _eroded(inside: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from e2sam.modeling import tiny_decoder
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM, PromptTensors
 from e2sam.modeling.tiny import TinyDecoder, TinyEncoder
@@ -187,3 +188,30 @@ def test_candidates_hold_the_single_mask_and_the_better_two(model: E2SAM) -> Non
     for position in (1, 2):
         assert any(torch.equal(candidates[0, position], every[0, index]) for index in kept)
     assert scores[0, 0] >= quality[0, 0]
+
+
+def test_a_mask_is_judged_by_the_boundaries_that_its_contour_crosses() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hard = (torch.rand(2, 3, 6, 7, generator=rng) > 0.5).float()
+    cost = torch.rand(2, 2, 6, 7, generator=rng)
+    on_contour, within = tiny_decoder._contour(hard, hard.sum((2, 3)), cost)
+    sideways, downwards = hard[..., :-1] != hard[..., 1:], hard[..., :-1, :] != hard[..., 1:, :]
+    right, down = cost[:, :1, :, :-1], cost[:, 1:, :-1, :]
+    crossed = (sideways * right).sum((2, 3)) + (downwards * down).sum((2, 3))
+    assert torch.allclose(on_contour, crossed / (sideways.sum((2, 3)) + downwards.sum((2, 3)) + 1), atol=1e-5)
+    stays = (hard[..., :-1] * hard[..., 1:] * right).sum((2, 3))
+    assert torch.allclose(within, stays / (hard.sum((2, 3)) + 1), atol=1e-5)
+
+
+def test_likeness_to_clicks_is_by_head() -> None:
+    rng = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(4, 3, 2, 5, generator=rng), torch.randn(2, 2, 5, 11, generator=rng)
+    expected = torch.einsum("biphd,bhdn->biphn", queries.unflatten(0, (2, 2)), keys).flatten(0, 1)
+    assert torch.allclose(tiny_decoder._scores(queries, keys), expected, atol=1e-5)
+
+
+def test_maps_are_the_same_in_either_order() -> None:
+    maps = torch.randn(2, 3, 4, 5)
+    with torch.no_grad():
+        last = tiny_decoder._channels_last(maps)
+    assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, maps)
