@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from e2sam.data.masks import Box
 from napari_e2sam._convert import Scene
 
-__all__ = ["PROMPT_COLOURS", "OwnLayers", "at_once", "bind_all"]
+__all__ = ["PROMPT_COLOURS", "OwnLayers", "at_once", "bind_all", "prepare"]
 
 PROMPT_COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
 """Colour of a point outside (0) and inside (1) of the object."""
@@ -296,6 +296,17 @@ def _add_at_once(layer: Points) -> None:
 
     # napari's tool looks it up at each click.
     layer.add = add_at_once
+
+
+def prepare() -> None:
+    """Work out, in a thread and before it is needed, what the first layer of labels would hold the window for.
+
+    With it napari makes a polygon whose outline could be dashed: vispy draws all patterns, and keeps them.
+    """
+    with suppress(ImportError):
+        from vispy.visuals.line.dash_atlas import DashAtlas
+
+        DashAtlas()
 
 
 def bind_all(layer_or_viewer: Any, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:

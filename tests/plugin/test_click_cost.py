@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components.layerlist import LayerList
+from qtpy.QtCore import QTimer
+from vispy.visuals.line import dash_atlas
 
 from e2sam.data.stack import ChannelStack
+from napari_e2sam._own_layers import prepare
 
 
 def test_a_click_is_one_change_that_moves_nothing_else(
@@ -42,3 +45,29 @@ def test_a_click_is_one_change_that_moves_nothing_else(
     assert {"name", "visible"} <= set(listed)
     window.viewer.layers.remove(layer)
     assert measured
+
+
+def test_the_window_answers_between_one_new_layer_and_the_next(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    make_one = window.canvas.make_one
+
+    def made() -> bool:
+        happened.append("layer")
+        QTimer.singleShot(0, lambda: happened.append("turn"))
+        return bool(make_one())
+
+    monkeypatch.setattr(window.canvas, "make_one", made)
+    window.open(stack)
+    window.wait(lambda: happened.count("turn") == 3)
+    assert happened == ["layer", "turn"] * 3
+
+
+def test_patterns_of_lines_are_there_before_the_first_layer_of_labels() -> None:
+    dash_atlas._make_pattern.cache_clear()
+    prepare()
+    known = dash_atlas._make_pattern.cache_info().misses
+    assert known > 0
+    dash_atlas.DashAtlas()
+    assert dash_atlas._make_pattern.cache_info().misses == known
