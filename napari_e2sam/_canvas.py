@@ -14,7 +14,7 @@ from psygnal import Signal
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
-from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers
+from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
 
 __all__ = ["Canvas"]
 
@@ -136,15 +136,13 @@ class Canvas:
         is_same = shown.shape == prompts.points.shape and np.allclose(shown, prompts.points, atol=1e-3)
         if is_same and np.array_equal(labels, prompts.labels):
             return
-        # Each of these makes napari draw again, so none is set without need.
-        if layer.selected_data:
-            layer.selected_data = set()
-        # Told of new data, napari measures all layers again: prompts lie in the image and change no extent.
-        with layer.events.data.blocker():
+        with at_once(layer), layer.events.data.blocker():
+            if layer.selected_data:
+                layer.selected_data = set()
             layer.data = points_of_xy(prompts.points)
-        if len(prompts.points):
-            layer.features = {"label": prompts.labels.astype(int)}
-            layer.face_color = [PROMPT_COLOURS[int(label)] for label in prompts.labels]
+            if len(prompts.points):
+                layer.features = {"label": prompts.labels.astype(int)}
+                layer.face_color = [PROMPT_COLOURS[int(label)] for label in prompts.labels]
 
     def show_mask(self, mask: MaskCrop | None) -> None:
         """Draw the current mask; only the bounding boxes of the old and the new one are touched."""

@@ -19,7 +19,7 @@ from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._object_control import ObjectControl
-from napari_e2sam._own_layers import bind_all
+from napari_e2sam._own_layers import bind_all, prepare
 from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
 from napari_e2sam._prompt_control import PromptControl
 from napari_e2sam._recipe_control import RecipeControl
@@ -107,6 +107,7 @@ class Controller:
 
     def start(self, model: str = "tiny") -> None:
         """Load a model and look at the layers that are there."""
+        self.work.tasks.run(prepare, lambda _: None, self.work.fail)
         self.encoding.start(model)
         self.reopening.start()
         self.stack.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from e2sam.data.masks import Box
 from napari_e2sam._convert import Scene
 
-__all__ = ["PROMPT_COLOURS", "OwnLayers", "bind_all"]
+__all__ = ["PROMPT_COLOURS", "OwnLayers", "at_once", "bind_all", "prepare"]
 
 PROMPT_COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
 """Colour of a point outside (0) and inside (1) of the object."""
@@ -23,6 +23,8 @@ _OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model in
 _WIDE_IMAGE = 1 << 25
 # Past this many pixels, the layer of the current mask is cut to the mask: a texture of all of them takes long to make.
 _HUGE_IMAGE = 1 << 24
+# What napari's list of layers shows of one. At any other event of a layer it is laid out and drawn again as a whole.
+_LISTED = ("name", "visible", "loaded", "locked", "thumbnail")
 # Least and most width of a point, pixels of the screen.
 _POINT_ON_SCREEN = (10, 14)
 
@@ -135,7 +137,24 @@ class OwnLayers:
                 layers.move(layers.index(layer), layers.index(self._layers[below]))
             if active in layers:
                 layers.selection.active = active
+        self._spare(layer)
         self._made(name, layer)
+
+    def _spare(self, layer: Layer) -> None:
+        """Have napari do nothing for nothing at the changes that each click brings.
+
+        Ours lie in the image, so that what changes in them changes no extent and no slider.
+        """
+        if (measure := getattr(self.viewer, "_on_layers_change", None)) is not None:
+            for emitter in (layer.events.data, layer.events.translate):
+                emitter.disconnect(measure)
+        if (list_again := getattr(self.viewer.layers, "_reemit_child_event", None)) is not None:
+            layer.events.disconnect(list_again)
+            for name in _LISTED:
+                layer.events[name].connect(list_again)
+        if isinstance(layer, Points):
+            # A picture of points in the list tells nothing, and would have the list drawn again at each of them.
+            layer.events.thumbnail.block()
 
     def drop(self, name: str) -> None:
         """Take a layer away, where it is there."""
@@ -206,6 +225,7 @@ class OwnLayers:
                 **self._place,
             )
             self._add("points", layer)
+            _add_at_once(layer)
         return self._layers["points"]
 
     def _point_size(self) -> float:
@@ -256,6 +276,37 @@ class OwnLayers:
             if layer is event.value:
                 self._gone(layer)
                 del self._layers[name]
+
+
+@contextmanager
+def at_once(layer: Points) -> Iterator[None]:
+    """Take several changes of a layer of points as one: napari slices and draws it again after each of them."""
+    with getattr(layer, "_block_refresh", nullcontext)():
+        yield
+    layer.refresh(thumbnail=False)
+
+
+def _add_at_once(layer: Points) -> None:
+    """Have a click add its point as one change."""
+    add = layer.add
+
+    def add_at_once(coords: NDArray[Any]) -> None:
+        with at_once(layer):
+            add(coords)
+
+    # napari's tool looks it up at each click.
+    layer.add = add_at_once
+
+
+def prepare() -> None:
+    """Work out, in a thread and before it is needed, what the first layer of labels would hold the window for.
+
+    With it napari makes a polygon whose outline could be dashed: vispy draws all patterns, and keeps them.
+    """
+    with suppress(ImportError):
+        from vispy.visuals.line.dash_atlas import DashAtlas
+
+        DashAtlas()
 
 
 def bind_all(layer_or_viewer: Any, keys: Sequence[tuple[str, Callable[[Any], None] | None]]) -> None:

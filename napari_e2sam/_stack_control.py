@@ -30,6 +30,8 @@ __all__ = ["StackControl"]
 _KEPT_BYTES = 1 << 28
 _BLINK_MS = 600
 _MOST_COMPARED = 24
+# The window answers between one new layer and the next.
+_BETWEEN_MS = 15
 
 
 class StackControl:
@@ -63,7 +65,8 @@ class StackControl:
         self._later.setInterval(0)
         self._later.timeout.connect(self._pick_by_itself)
         self._making = QTimer()
-        self._making.setInterval(0)
+        # With none between, two of them come in one turn of the window.
+        self._making.setInterval(_BETWEEN_MS)
         self._making.timeout.connect(self._on_make)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ __all__ = ["Box", "Prediction", "crops_iou", "upsampled_mask"]
 Box = tuple[int, int, int, int]
 
 _EMPTY: Box = (0, 0, 0, 0)
+# Up to so many pixels, working all of a box out costs less than finding and filling what is along the outline.
+_MOST_DENSE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +120,8 @@ def upsampled_mask(logits: NDArray[np.float32], frame: Frame) -> tuple[Box, NDAr
     """Where logits (h, w) of the decoder are above 0 in the image: a tight box and the mask in it.
 
     The same two bilinear steps as `Sam.postprocess_masks` (to the frame, then to the image), but the second is worked
-    out only at pixels between logits of unlike sign: elsewhere a convex combination has the sign of its corners.
+    out only around the object, and of a large one only at pixels between logits of unlike sign: elsewhere a convex
+    combination has the sign of its corners.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(logits))[None, None]
     height, width = frame.input_size
@@ -140,6 +144,8 @@ def _upsampled_sparse(inner: NDArray[np.float32], size: tuple[int, int]) -> tupl
     vertical, horizontal = _Axis.of(inner.shape[0], size[0]), _Axis.of(inner.shape[1], size[1])
     top, bottom = vertical.starts[rows[0]], vertical.starts[rows[-1] + 1]
     left, right = horizontal.starts[columns[0]], horizontal.starts[columns[-1] + 1]
+    if (bottom - top) * (right - left) <= _MOST_DENSE:
+        return _tight(_all_of(inner, (vertical, horizontal), (top, bottom, left, right)), int(left), int(top))
     crop = np.take(np.take(every, horizontal.low[left:right], axis=1), vertical.low[top:bottom], axis=0)
     cells = np.argwhere(some & ~every)
     for start in range(0, len(cells), 16_384):
@@ -156,10 +162,37 @@ class _Axis:
     starts: NDArray[np.intp]
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, num_in: int, num_out: int) -> _Axis:
         position = np.clip((np.arange(num_out) + 0.5) * (num_in / num_out) - 0.5, 0, num_in - 1)
         low = position.astype(np.intp)
         return cls(low, (position - low).astype(np.float32), np.searchsorted(low, np.arange(num_in + 1)))
+
+
+def _all_of(
+    inner: NDArray[np.float32], axes: tuple[_Axis, _Axis], part: tuple[int, int, int, int]
+) -> NDArray[np.bool_]:
+    """Interpolate every output in rows `part[0]` to `part[1]` and columns `part[2]` to `part[3]`."""
+    top, bottom, left, right = part
+    rows, columns = (
+        torch.from_numpy(axis.low[a:b]) for axis, a, b in zip(axes, (top, left), (bottom, right), strict=True)
+    )
+    first = int(rows[0])
+    needed = torch.from_numpy(inner[first : int(rows[-1]) + 2])
+    rows = rows - first
+    height, width = needed.shape
+    across = torch.lerp(
+        needed.index_select(1, columns),
+        needed.index_select(1, (columns + 1).clamp_(max=width - 1)),
+        torch.from_numpy(axes[1].share[left:right]),
+    )
+    values = torch.lerp(
+        across.index_select(0, rows),
+        across.index_select(0, (rows + 1).clamp_(max=height - 1)),
+        torch.from_numpy(axes[0].share[top:bottom, None]),
+    )
+    inside: NDArray[np.bool_] = (values > 0).numpy()
+    return inside
 
 
 def _fill_mixed(

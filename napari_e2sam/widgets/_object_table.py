@@ -14,6 +14,17 @@ from napari_e2sam._rows import ObjectRow, area_text
 __all__ = ["ObjectColumn", "ObjectTable"]
 
 
+_DISPLAY, _DECORATION, _CHECK, _TOOL_TIP = _ROLES = tuple(
+    int(role)
+    for role in (
+        Qt.ItemDataRole.DisplayRole,
+        Qt.ItemDataRole.DecorationRole,
+        Qt.ItemDataRole.CheckStateRole,
+        Qt.ItemDataRole.ToolTipRole,
+    )
+)
+
+
 class ObjectColumn:
     """Columns, left to right."""
 
@@ -76,14 +87,17 @@ class ObjectTable(QAbstractTableModel):
         return flags
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        row = self._rows[index.row()]
-        if role == Qt.ItemDataRole.DisplayRole:
-            return _text(row, index.column())
-        if role == Qt.ItemDataRole.DecorationRole and index.column() == ObjectColumn.ID:
+        # Qt asks for eight and more roles of each cell that it draws, and most are none of ours.
+        if role not in _ROLES:
+            return None
+        row, column = self._rows[index.row()], index.column()
+        if role == _DISPLAY:
+            return _text(row, column)
+        if role == _DECORATION and column == ObjectColumn.ID:
             return QColor.fromRgbF(*self._colour_of(row.id))
-        if role == Qt.ItemDataRole.CheckStateRole and index.column() == ObjectColumn.REVIEWED:
+        if role == _CHECK and column == ObjectColumn.REVIEWED:
             return Qt.CheckState.Checked if row.is_reviewed else Qt.CheckState.Unchecked
-        if role == Qt.ItemDataRole.ToolTipRole:
+        if role == _TOOL_TIP:
             return f"Object {row.id}, made from {', '.join(row.channels) or 'a file'}"
         return None
 

@@ -250,8 +250,12 @@ def test_clicks_on_one_image_give_the_decoder_the_same_embedding(
 # Masks
 
 
+@pytest.mark.parametrize("most_dense", [0, 1 << 20])
 @pytest.mark.parametrize("size", [(97, 61), (400, 333), (1000, 200), (129, 128)])
-def test_masks_are_those_of_two_bilinear_steps(size: tuple[int, int]) -> None:
+def test_masks_are_those_of_two_bilinear_steps(
+    size: tuple[int, int], most_dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("e2sam.inference.prediction._MOST_DENSE", most_dense)
     config = teacher_config("vit_test")
     frame = Frame.of(size, config)
     logits = noise((1, *frame.logits_size), "float32", seed=3)[0] - 2
