@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +108,8 @@ class Controller:
 
     def start(self, model: str = "tiny") -> None:
         """Load a model and look at the layers that are there."""
+        # A program that ends with its window open ends it while all that it holds is there.
+        atexit.register(self.close)
         self.work.tasks.run(prepare, lambda _: None, self.work.fail)
         self.encoding.start(model)
         self.reopening.start()
@@ -117,6 +120,7 @@ class Controller:
         if self._is_closed:
             return
         self._is_closed = True
+        atexit.unregister(self.close)
         self._unbind()
         self.learning.close()
         self.worklist.close()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,3 +88,33 @@ def test_main_job_with_the_mouse(window: Any, stack: ChannelStack, qtbot: Any) -
     window.wait(lambda: len(window.session.draft.prompts.points) == 8 and window.session.draft.candidates)
     assert np.allclose(window.session.draft.prompts.points[0], (20.5, 50.5), atol=1.0)
     assert len(window.viewer.layers.selection.active.data) == 0
+
+
+def test_a_script_may_end_with_its_window_open(tmp_path: Path) -> None:
+    lines = (
+        "import napari",
+        "from qtpy.QtWidgets import QApplication",
+        "from napari_e2sam._jobs import start_thread",
+        "from napari_e2sam.widgets.main import SegmentWidget",
+        "from tests.plugin.fake import fake_engine",
+        "def script():",
+        "    viewer = napari.Viewer(show=True)",
+        "    widget = SegmentWidget(viewer, start_engine=lambda: start_thread(fake_engine()))",
+        "    viewer.window.add_dock_widget(widget)",
+        "    while not widget.controller.work.state.model:",
+        "        QApplication.processEvents()",
+        "    raise ValueError('of the script')",
+        "script()",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env={**os.environ, "E2SAM_SESSION_DIR": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "ValueError: of the script" in ended.stderr
+    assert "RuntimeError" not in ended.stderr
+    assert ended.returncode == 1
