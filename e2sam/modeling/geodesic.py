@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["FAR", "geodesic_distance"]
+__all__ = ["FAR", "cost_of_ways", "geodesic_distance"]
 
 # Distance of what no seed reaches; float32 still resolves 1e-3 beside it.
 FAR = 1.0e3
 
 
-def _travelled(cost: Tensor) -> Tensor:
-    """(B, H, W) cost of the way from the start of each row, from (B, H, W - 1) costs of the steps to the right."""
+def cost_of_ways(cost: Tensor) -> Tensor:
+    """(B, H, W) cost of the way from the start of each row, from (B, H, W - 1) costs >= 0 of the steps to the right."""
     return torch.nn.functional.pad(cost.cumsum(-1), (1, 0))
 
 
@@ -24,7 +24,7 @@ def _scan(distance: Tensor, travelled: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def geodesic_distance(cost_right: Tensor, cost_down: Tensor, seeds: Tensor, iterations: int = 3) -> Tensor:
+def geodesic_distance(along_rows: Tensor, along_columns: Tensor, seeds: Tensor, iterations: int = 3) -> Tensor:
     """Least cost of a 4-connected path from the seeds to every position.
 
     Alternating exact scans of rows and columns (Toivanen, 1996, by running minima of cost differences): each
@@ -32,22 +32,21 @@ def geodesic_distance(cost_right: Tensor, cost_down: Tensor, seeds: Tensor, iter
 
     Parameters
     ----------
-    cost_right
-        (B, H, W - 1) float32 >= 0, cost of the step from a position to its right neighbour.
-    cost_down
-        (B, H - 1, W) float32 >= 0, cost of the step to the neighbour below.
+    along_rows
+        (..., H, W) float32, `cost_of_ways` of the steps from a position to its right neighbour.
+    along_columns
+        (..., W, H) float32, the same of the steps to the neighbour below, transposed.
     seeds
-        (B, H, W) float32, distance at the start: 0 at seeds, `FAR` elsewhere.
+        (..., H, W) float32, distance at the start: 0 at seeds, `FAR` elsewhere. Costs of one image serve many.
     iterations
         Scans of rows and columns.
 
     Returns
     -------
     Tensor
-        (B, H, W) float32 in [0, FAR].
+        (..., H, W) float32 in [0, FAR].
     """
     distance = seeds
-    along_rows, along_columns = _travelled(cost_right), _travelled(cost_down.transpose(-1, -2).contiguous())
     for _ in range(iterations):
         distance = _scan(distance, along_rows)
         distance = _scan(distance.transpose(-1, -2).contiguous(), along_columns).transpose(-1, -2).contiguous()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from e2sam.modeling.e2sam import PromptTensors
+from e2sam.modeling.geodesic import cost_of_ways
 from e2sam.modeling.packed import version_of
 from e2sam.modeling.tiny_encoder import DETAIL_CHANNELS, SEMANTIC_CHANNELS, ChannelNorm, ResidualBlock, upsample
 from e2sam.modeling.tiny_prompts import NUM_DENSE_MAPS, PromptGeometry, dense_maps, prompt_geometry
@@ -24,9 +25,6 @@ _FINE = 32
 _NUM_FACTS = 9
 # Logarithm of the likeness to a click that is not there.
 _UNLIKE = -50.0
-# Added to the quality of the single mask among candidates: what it was trained for, all kinds of prompts, makes it the
-# safer choice.
-_SINGLE_BONUS = 0.03
 # Cost of one step where no boundary is seen: 50 positions of the stride-4 grid weigh as much as one boundary.
 _STEP_COST = 0.02
 
@@ -47,8 +45,11 @@ class ImageFeatures:
         (S, 4, 8, H * W) float32: by head six values, their squared length, and 1; stride 4.
     boundaries
         (S, 2, H, W) logits: a boundary lies between a position and its right, its lower neighbour.
-    costs
-        (S, 2, H, W) float32 > 0, the costs of these steps, without gradient.
+    steps
+        (S, 3, H, W) float32 without gradient: costs > 0 of the step to the right, of that down (0 where there is no
+        neighbour), and their sum over all four neighbours.
+    along_rows, along_columns
+        (S, H, W) and (S, W, H) float32, what ways cost: see `geodesic_distance`.
     """
 
     trunk: Tensor
@@ -56,7 +57,9 @@ class ImageFeatures:
     detail: Tensor
     detail_keys: Tensor
     boundaries: Tensor
-    costs: Tensor
+    steps: Tensor
+    along_rows: Tensor
+    along_columns: Tensor
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -142,7 +145,9 @@ class TinyDecoder(nn.Module):
         self.fine_conv = nn.Conv2d(_FINE, _FINE // 2, 3, padding=1)
         self.fine_masks = nn.Conv2d(_FINE // 2, 1 + NUM_CANDIDATES, 1, bias=False)
         self.to_masks = nn.Conv2d(_FINE, 1 + NUM_CANDIDATES, 1)
-        self.quality = nn.Sequential(nn.Linear(c8 + c32 + _NUM_FACTS, 96), nn.ReLU(), nn.Linear(96, 1))
+        self.quality = nn.Sequential(
+            nn.Linear(c8 + c32 + _NUM_FACTS + 1 + NUM_CANDIDATES, 96), nn.ReLU(), nn.Linear(96, 1)
+        )
         self._memory = _Memory()
         nn.init.constant_(self.to_masks.bias, -1.5)  # type: ignore[arg-type]
         nn.init.zeros_(self.quality[-1].weight)  # type: ignore[arg-type]
@@ -182,22 +187,23 @@ class TinyDecoder(nn.Module):
         detail_keys = self.detail_key_proj(detail).float().flatten(2).unflatten(1, (_DETAIL_HEADS, -1))
         lengths = detail_keys.square().sum(2, keepdim=True)
         boundaries = self.boundary(detail)
+        steps = _steps(torch.sigmoid(boundaries.detach().float()) + _STEP_COST)
         return ImageFeatures(
             self.trunk_in(semantic),
             F.normalize(keys, dim=2).contiguous(),
             self.detail_in(detail),
             torch.cat((detail_keys, lengths, torch.ones_like(lengths)), dim=2),
             boundaries,
-            torch.sigmoid(boundaries.detach().float()) + _STEP_COST,
+            steps,
+            cost_of_ways(steps[:, 0, :, :-1]),
+            cost_of_ways(steps[:, 1, :-1].transpose(1, 2).contiguous()),
         )
 
     def decode(self, features: ImageFeatures, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
         """Logits (B, 4, H, W) and quality (B, 4): the single mask, then three candidates."""
-        each = len(prompts.point_coords) // len(features.trunk)
         geometry = prompt_geometry(prompts, features.grid)
-        cost = features.costs.repeat_interleave(each, 0) if each > 1 else features.costs
-        with torch.autocast(cost.device.type, enabled=False):
-            maps = dense_maps(geometry, cost[:, 0, :, :-1], cost[:, 1, :-1, :])
+        with torch.autocast(features.trunk.device.type, enabled=False):
+            maps = dense_maps(geometry, features.along_rows, features.along_columns)
             maps += self._detail_similarity(features, geometry).unbind(1)
             similarity = self._similarity(features, geometry)
         dense = _channels_last(torch.stack(maps, dim=1).to(features.trunk.dtype))
@@ -208,7 +214,7 @@ class TinyDecoder(nn.Module):
         fine = _add_shared(upsample(_pointwise(self.fine_up, x8)).add_(self.fine_dense(dense)), features.detail)
         fine = F.relu_(self.fine_norm(fine))
         logits = (self.to_masks(fine) + self.fine_masks(F.relu_(self.fine_conv(fine)))).float().contiguous()
-        return logits, self._quality(logits, x8, x32, cost)
+        return logits, self._quality(logits, x8, x32, features.steps)
 
     def _trunk(self, x8: Tensor) -> tuple[Tensor, Tensor]:
         x8 = self.block8(x8)
@@ -262,19 +268,28 @@ class TinyDecoder(nn.Module):
         likeness = torch.cat(groups, dim=1).clamp(_UNLIKE, 0).exp()
         return likeness.reshape(-1, 2 * _DETAIL_HEADS, *features.grid)
 
-    def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor, cost: Tensor) -> Tensor:
-        """Predicted IoU (B, 4) from what lies under each mask, how sure it is, and the boundaries on its contour."""
+    def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor, steps: Tensor) -> Tensor:
+        """Predicted IoU (B, 4) from what lies under each mask, facts about it, and which of the four it is."""
         with torch.no_grad():
             soft = torch.sigmoid(logits)
-            facts = _facts(logits, soft, cost)
+            facts = _facts(logits, soft, steps)
             weights = F.avg_pool2d(soft, 2).flatten(2)
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-3)
         under = weights @ x8.float().flatten(2).transpose(1, 2)
-        whole = summary.float()[:, None].expand(-1, logits.shape[1], -1)
-        return torch.sigmoid(self.quality(torch.cat((under, whole, facts), dim=-1))[..., 0].float())
+        count, masks = logits.shape[:2]
+        whole = summary.float()[:, None].expand(-1, masks, -1)
+        which = torch.eye(masks, device=logits.device).expand(count, -1, -1)
+        return torch.sigmoid(self.quality(torch.cat((under, whole, facts, which), dim=-1))[..., 0].float())
 
 
-def _facts(logits: Tensor, soft: Tensor, cost: Tensor) -> Tensor:
+def _steps(cost: Tensor) -> Tensor:
+    """(B, 3, H, W): costs (B, 2, H, W) of the steps right and down, 0 beyond the edge, and of all four steps."""
+    right, down = F.pad(cost[:, 0, :, :-1], (0, 1)), F.pad(cost[:, 1, :-1], (0, 0, 0, 1))
+    left, up = F.pad(right[..., :-1], (1, 0)), F.pad(down[:, :-1], (0, 0, 1, 0))
+    return torch.stack((right, down, right + left + down + up), dim=1)
+
+
+def _facts(logits: Tensor, soft: Tensor, steps: Tensor) -> Tensor:
     """(B, M, 9) facts about masks: how sure, stable, large, well bounded, and how like the others they are."""
     hard = (logits > 0).float()
     flat, flat_soft = hard.flatten(2), soft.flatten(2)
@@ -285,7 +300,14 @@ def _facts(logits: Tensor, soft: Tensor, cost: Tensor) -> Tensor:
     stable = ((logits > 1).sum((2, 3)) + 1e-3) / ((logits > -1).sum((2, 3)) + 1e-3)
     alike = shared / (area[:, :, None] + area[:, None] - shared + 1e-3)
     share = area / flat.shape[2]
-    columns = (sure, stable.float(), share, torch.log(share + 1e-4) / 4, flat_soft.amax(2), *_contour(hard, area, cost))
+    columns = (
+        sure,
+        stable.float(),
+        share,
+        torch.log(share + 1e-4) / 4,
+        flat_soft.amax(2),
+        *_contour(hard, area, steps),
+    )
     return torch.stack((*columns, alike[:, 0], alike.mean(-1)), dim=-1)
 
 
@@ -293,29 +315,27 @@ def _candidates(logits: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
     """Of the single mask and three candidates (B, 4, H, W): the single one and the better two, with their quality."""
     better = quality[:, 1:].topk(NUM_CANDIDATES - 1, dim=1).indices + 1
     order = torch.cat((torch.zeros_like(better[:, :1]), better), dim=1)
-    raised = quality.gather(1, order)
-    raised[:, 0] = (raised[:, 0] + _SINGLE_BONUS).clamp(max=1)
-    return logits[torch.arange(len(logits), device=logits.device)[:, None], order], raised
+    return logits[torch.arange(len(logits), device=logits.device)[:, None], order], quality.gather(1, order)
 
 
-def _contour(hard: Tensor, area: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+def _contour(hard: Tensor, area: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cost (B, M) of the steps that cross the contours of masks (B, M, H, W), and of those within them.
 
     Steps that cross are the steps from all positions of a mask, less twice those that stay in it.
     """
-    right, down = cost[:, 0, :, :-1], cost[:, 1, :-1, :]
+    right, down, around = steps.unbind(1)
     sideways, downwards = hard[..., :-1] * hard[..., 1:], hard[..., :-1, :] * hard[..., 1:, :]
-    within = _dot(sideways, right)
-    from_each = F.pad(right, (0, 1)) + F.pad(right, (1, 0)) + F.pad(down, (0, 0, 0, 1)) + F.pad(down, (0, 0, 1, 0))
-    crossing = _dot(hard, from_each) - 2 * (within + _dot(downwards, down))
+    within = _dot(sideways, right[..., :-1])
+    crossing = _dot(hard, around) - 2 * (within + _dot(downwards, down[:, :-1]))
     border = hard[..., 0, :] + hard[..., -1, :], hard[..., 0] + hard[..., -1]
     length = 4 * area - sum(edge.sum(2) for edge in border) - 2 * (sideways.sum((2, 3)) + downwards.sum((2, 3)))
     return crossing / (length + 1), within / (area + 1)
 
 
 def _dot(maps: Tensor, weights: Tensor) -> Tensor:
-    """(B, M) sums of maps (B, M, h, w) times the weights (B, h, w) of their prompt."""
-    return (maps.flatten(2) @ weights.flatten(1).unsqueeze(2))[..., 0]
+    """(B, M) sums of maps (B, M, h, w) times the weights (S, h, w) of their image."""
+    rows = maps.reshape(len(weights), -1, maps[0, 0].numel())
+    return (rows @ weights.flatten(1).unsqueeze(2)).reshape(maps.shape[:2])
 
 
 def _add_shared(x: Tensor, shared: Tensor) -> Tensor:

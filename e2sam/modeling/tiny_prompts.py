@@ -88,10 +88,11 @@ def _axes(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     )
 
 
-def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) -> list[Tensor]:
+def dense_maps(geometry: PromptGeometry, along_rows: Tensor, along_columns: Tensor) -> list[Tensor]:
     """12 maps (B, H, W) in [-1, 1] of prompts and of the geodesic distances from them.
 
-    `cost_right` (B, H, W - 1) and `cost_down` (B, H - 1, W) are the costs of crossing to a neighbour.
+    `along_rows` (S, H, W) and `along_columns` (S, W, H) are what ways cost in the images, as `geodesic_distance` takes
+    them; the first B / S prompts belong to the first image, and so on.
     """
     maps = [
         *_click_maps(geometry.points, geometry.is_positive, geometry.size),
@@ -101,7 +102,7 @@ def dense_maps(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) 
     inside = geometry.inside
     maps += [absent, absent] if inside is None else [inside, inside * (1 - _eroded(inside))]
     maps.append(absent if geometry.logits is None else torch.tanh(geometry.logits[:, 0] / 4))
-    near, far = _distances(geometry, cost_right, cost_down)
+    near, far = _distances(geometry, along_rows, along_columns)
     # Past 60 nothing is left of the exponentials but the time that processors take for numbers so small.
     for distance in (near.clamp(max=60), far.clamp(max=60)):
         maps += [torch.exp(-distance), torch.exp(-distance / 4)]
@@ -126,20 +127,19 @@ def _eroded(inside: Tensor) -> Tensor:
     return -F.max_pool2d(-inside[:, None], 3, stride=1, padding=1)[:, 0]
 
 
-def _distances(geometry: PromptGeometry, cost_right: Tensor, cost_down: Tensor) -> tuple[Tensor, Tensor]:
+def _distances(geometry: PromptGeometry, along_rows: Tensor, along_columns: Tensor) -> tuple[Tensor, Tensor]:
     """Geodesic distances (B, H, W) from positive clicks, and from negative clicks and the outside of the box."""
     positive = _seeds(geometry, geometry.is_positive)
     negative = _seeds(geometry, geometry.is_negative)
+    wanted = [positive, negative]
     if geometry.inside is not None:
         outside = (geometry.inside == 0) & geometry.has_box[:, None, None]
-        negative = torch.where(outside, torch.zeros_like(negative), negative)
+        wanted[1] = torch.where(outside, torch.zeros_like(negative), negative)
     elif not bool(geometry.is_negative.any()):
-        return geodesic_distance(cost_right, cost_down, positive), negative
-    count = len(positive)
-    both = geodesic_distance(
-        torch.cat((cost_right, cost_right)), torch.cat((cost_down, cost_down)), torch.cat((positive, negative))
-    )
-    return both[:count], both[count:]
+        wanted.pop()
+    seeds = torch.stack(wanted).unflatten(1, (len(along_rows), -1))
+    near, *far = geodesic_distance(along_rows.unsqueeze(1), along_columns.unsqueeze(1), seeds).flatten(1, 2)
+    return near, far[0] if far else negative
 
 
 def _seeds(geometry: PromptGeometry, chosen: Tensor) -> Tensor:

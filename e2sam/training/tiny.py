@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from e2sam.data.synthetic import Material
-from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.packed import fastest_dtype
@@ -72,8 +71,6 @@ class TinyConfig:
         Of AdamW, and of the running average of the weights that is saved.
     smallest
         Least area of an object that is asked for, pixels.
-    only
-        Beginning of the names of the weights to train, such as "decoder.quality"; "" = all.
     seed, device
         Random seed; "auto", "cpu" or "cuda".
     validate_every, validation
@@ -97,7 +94,6 @@ class TinyConfig:
     weight_decay: float = 0.03
     averaging: float = 0.998
     smallest: int = 50
-    only: str = ""
     seed: int = 0
     device: str = "auto"
     validate_every: int = 250
@@ -131,18 +127,11 @@ class _Run:
         self.average = self._new_model()
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False)
-        for name, weight in self.model.named_parameters():
-            weight.requires_grad_(name.startswith(config.only))
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        if not trained:
-            raise TrainingError(f"Expected weights whose names begin with {config.only!r}, got none.")
-        decayed = [weight for weight in trained if weight.ndim > 1]
-        free = [weight for weight in trained if weight.ndim <= 1]
+        decayed = [weight for weight in self.model.parameters() if weight.ndim > 1]
+        free = [weight for weight in self.model.parameters() if weight.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
-        self.names: dict[nn.Parameter, str] = {
-            weight: name for name, weight in self.model.named_parameters() if weight.requires_grad
-        }
+        self.names: dict[nn.Parameter, str] = {weight: name for name, weight in self.model.named_parameters()}
         self.state = RunState(identity={"task": "tiny", "seed": config.seed})
 
     def _new_model(self) -> E2SAM:
@@ -304,7 +293,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--held-out", type=Path, help="held_out.npz of e2sam.training.tiny_material")
     parser.add_argument("--initial", type=Path, help="checkpoint to start from, e.g. the shipped weights")
     parser.add_argument("--mean-of", type=Path, nargs="+", help="train nothing: write the mean of these checkpoints")
-    parser.add_argument("--only", default="", help="train only weights whose names begin so, e.g. decoder.quality")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
     parser.add_argument("--cores", type=int, nargs="*", default=[], help="cores of the process that composes scenes")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

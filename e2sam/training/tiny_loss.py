@@ -15,7 +15,7 @@ from e2sam.modeling.e2sam import PromptTensors
 from e2sam.modeling.tiny import TinyDecoder
 from e2sam.modeling.tiny_decoder import ImageFeatures
 
-__all__ = ["Rounds", "StepLoss", "boundary_loss", "mask_loss", "play_rounds"]
+__all__ = ["Rounds", "StepLoss", "boundary_loss", "corrected", "mask_loss", "play_rounds"]
 
 # Chance of 0, 1, 2... rounds without gradient between the first and the last round of a step.
 _SILENT_ROUNDS = (0.4, 0.2, 0.15, 0.12, 0.08, 0.05)
@@ -92,11 +92,11 @@ def play_rounds(
     first, iou = _round_loss(logits, quality, target)
     shown = _shown(logits, quality, rng)
     for _ in range(int(rng.choice(len(_SILENT_ROUNDS), p=_SILENT_ROUNDS))):
-        rounds = _corrected(rounds, shown, masks2, rng)
+        rounds = corrected(rounds, shown, masks2, rng)
         with torch.no_grad():
             silent, _ = decoder.decode(features, rounds.prompts())
         shown = silent[:, :1]
-    rounds = _corrected(rounds, shown, masks2, rng)
+    rounds = corrected(rounds, shown, masks2, rng)
     logits, quality = decoder.decode(features, rounds.prompts())
     last, later = _round_loss(logits, quality, target)
     return StepLoss(first + last, float(iou[:, 0].mean()), float(later[:, 0].mean()), float(iou[:, 1:].amax(1).mean()))
@@ -111,7 +111,7 @@ def _shown(logits: Tensor, quality: Tensor, rng: np.random.Generator) -> Tensor:
     return logits[torch.arange(len(logits), device=logits.device), best][:, None]
 
 
-def _corrected(rounds: Rounds, shown: Tensor, masks: NDArray[np.bool_], rng: np.random.Generator) -> Rounds:
+def corrected(rounds: Rounds, shown: Tensor, masks: NDArray[np.bool_], rng: np.random.Generator) -> Rounds:
     """One more click for each object, in the larger error of what is shown; targets (B, h, w) at stride 2."""
     fine = F.interpolate(shown.float(), scale_factor=2, mode="bilinear", align_corners=False)
     predicted = (fine[:, 0] > 0).cpu().numpy()

@@ -10,6 +10,7 @@ import torch
 from e2sam.modeling import tiny_decoder
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM, PromptTensors
+from e2sam.modeling.geodesic import cost_of_ways
 from e2sam.modeling.tiny import TinyDecoder, TinyEncoder
 from e2sam.modeling.tiny_prompts import dense_maps, prompt_geometry
 
@@ -104,7 +105,7 @@ def test_dense_maps_mark_clicks_boxes_and_walls() -> None:
     right[0, :, 7] = 1.0
     # Pixel (14, 30) of the frame is position (3, 7) of the grid.
     geometry = prompt_geometry(prompts_of([[(14.0, 30.0, 1), (5.0, 9.0, 2), (31.0, 55.0, 3)]]), (16, 16))
-    maps = torch.stack(dense_maps(geometry, right, down), dim=1)[0]
+    maps = torch.stack(dense_maps(geometry, cost_of_ways(right), cost_of_ways(down.transpose(1, 2))), dim=1)[0]
     assert divmod(int(maps[0].argmax()), 16) == (7, 3) and maps[0].max() == pytest.approx(1)
     assert maps[2].abs().max() == 0
     assert maps[4].sum() == maps[4, 2:14, 1:8].sum() == 12 * 7
@@ -194,7 +195,7 @@ def test_a_mask_is_judged_by_the_boundaries_that_its_contour_crosses() -> None:
     rng = torch.Generator().manual_seed(0)
     hard = (torch.rand(2, 3, 6, 7, generator=rng) > 0.5).float()
     cost = torch.rand(2, 2, 6, 7, generator=rng)
-    on_contour, within = tiny_decoder._contour(hard, hard.sum((2, 3)), cost)
+    on_contour, within = tiny_decoder._contour(hard, hard.sum((2, 3)), tiny_decoder._steps(cost))
     sideways, downwards = hard[..., :-1] != hard[..., 1:], hard[..., :-1, :] != hard[..., 1:, :]
     right, down = cost[:, :1, :, :-1], cost[:, 1:, :-1, :]
     crossed = (sideways * right).sum((2, 3)) + (downwards * down).sum((2, 3))

@@ -82,20 +82,6 @@ def test_run_starts_from_given_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(trained[name].float(), weight.float(), atol=1e-6, rtol=1e-6)
 
 
-def test_only_named_weights_are_trained(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    given = build_model(teacher_config("tiny"))
-    initial = save_checkpoint(tmp_path / "given.safetensors", given, {})
-    small = {**SMALL, "steps": 2, "validate_every": 2}
-    for _ in train_tiny(TinyConfig(tmp_path / "run", initial=initial, only="decoder.quality", **small, device="cpu")):
-        pass
-    before, after = given.state_dict(), load_checkpoint(tmp_path / "run" / "last.safetensors").state_dict()
-    moved = {name for name in before if not torch.equal(before[name].half(), after[name].half())}
-    assert moved and all(name.startswith("decoder.quality.") for name in moved)
-    with pytest.raises(TrainingError, match="got none"):
-        next(train_tiny(TinyConfig(tmp_path / "none", only="brain", **SMALL, device="cpu")))
-
-
 def test_mean_of_weights_lies_between_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
     paths = [
