@@ -1,7 +1,7 @@
 """Trains what `tiny` ranks its masks by: `python -m e2sam.training.tiny_ranking --help`.
 
 The other weights stay as they are. What the head of the predicted quality is given is computed once, on whole scenes as
-users see them (crops teach it to expect the wrong sizes), and the head alone learns from that in a minute.
+users see them, and the head alone learns from that.
 """
 
 from __future__ import annotations
