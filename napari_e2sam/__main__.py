@@ -10,6 +10,7 @@ from typing import Any
 
 import napari
 
+from e2sam.data.stack import split_names
 from e2sam.errors import E2SamError
 from napari_e2sam import _sample_data
 from napari_e2sam._reader import read
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--channel-names", help="names of all channels, with commas between")
     parser.add_argument("--nodata", type=float, help="stored value that means 'not measured'")
     options = parser.parse_args(arguments)
-    names = None if options.channel_names is None else options.channel_names.split(",")
+    names = None if options.channel_names is None else split_names(options.channel_names)
     reading = {"channel_axis": options.channel_axis, "channel_names": names, "nodata": options.nodata}
     try:
         open_window(options.stacks, options.session, options.model, reading=reading)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from e2sam.cli.output import emit
 from e2sam.cli.stacks import add_reading_arguments
+from e2sam.data.stack import split_names
 from e2sam.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _inherit_config(options: argparse.Namespace) -> InheritConfig:
     given = {name: value for name, value in vars(options).items() if value is not None}
     known = {field.name for field in fields(InheritConfig)}
     changes = {name: value for name, value in given.items() if name in known}
-    changes["canonical"] = tuple(options.canonical.split(",")) if options.canonical else ()
+    changes["canonical"] = split_names(options.canonical or "")
     config = InheritConfig.preset(options.preset, **changes)
     lessons = {name: given[name] for name in ("loss", "prompt_share", "dropout") if name in given}
     changed: Lessons = replace(config.lessons, **lessons)
@@ -147,7 +148,7 @@ def _stacks(options: argparse.Namespace) -> list[ChannelStack]:
     from e2sam.data.io.datasets import open_dataset
     from e2sam.inference.batch import find_stacks
 
-    names = None if options.channel_names is None else options.channel_names.split(",")
+    names = None if options.channel_names is None else split_names(options.channel_names)
     stacks = []
     images: dict[str, dict[str, LabelledItem]] = {}
     for task in find_stacks(options.paths, options.out):
@@ -233,7 +234,7 @@ def _finetune(options: argparse.Namespace) -> None:
     changes = {name: value for name, value in vars(options).items() if value is not None and name in known}
     for name in ("channels", "classes"):
         if changes.get(name):
-            changes[name] = tuple(changes[name].split(","))
+            changes[name] = split_names(changes[name])
     if "ignore_index" in changes:
         changes["ignore_index"] = _ignored(changes["ignore_index"])
     watched: _Watched[FinetuneResult] = _Watched(finetune(options.data, FinetuneConfig(**changes)))

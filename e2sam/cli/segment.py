@@ -14,6 +14,7 @@ import numpy as np
 
 from e2sam.cli.output import emit, progress, tell
 from e2sam.cli.stacks import add_reading_arguments, add_stack_arguments, stack_of
+from e2sam.data.stack import split_names
 from e2sam.errors import E2SamError, PromptError, StackError
 
 if TYPE_CHECKING:
@@ -100,7 +101,12 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--channels", default="auto", metavar="A,B,C", help="selected channels (default: suggested)")
+    parser.add_argument(
+        "--channels",
+        default="auto",
+        metavar="A,B,C",
+        help="selected channels (default: suggested); a name that has a comma in quotes",
+    )
     parser.add_argument(
         "--model", default="tiny", metavar="M", help="tiny, vit_b, vit_l, vit_h or a file (default tiny)"
     )
@@ -228,7 +234,7 @@ def _predict(options: argparse.Namespace) -> None:
     batch = BatchOptions(
         channels=_channels(options.channels),
         channel_axis=options.channel_axis,
-        channel_names=None if options.channel_names is None else tuple(options.channel_names.split(",")),
+        channel_names=None if options.channel_names is None else split_names(options.channel_names),
         nodata=options.nodata,
         device=options.device,
         exact=options.exact,
@@ -295,7 +301,7 @@ def _automatic_options(options: argparse.Namespace) -> AutomaticOptions:
 
 
 def _channels(text: str) -> tuple[str, ...] | Literal["auto"]:
-    return "auto" if text == "auto" else tuple(part.strip() for part in text.split(",") if part.strip())
+    return "auto" if text == "auto" else split_names(text)
 
 
 def _check_target(target: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e2sam.cli.output import emit
+from e2sam.data.stack import split_names
 from e2sam.errors import StackError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def stack_of(options: argparse.Namespace, *, whole: bool = False) -> ChannelStac
     """
     from e2sam.data.io import read_stack
 
-    names = None if options.channel_names is None else options.channel_names.split(",")
+    names = None if options.channel_names is None else split_names(options.channel_names)
     stack = read_stack(Path(options.stack), options.channel_axis, names, nodata=options.nodata)
     if options.scene is not None:
         try:

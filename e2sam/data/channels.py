@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from e2sam.data.composites import Composite, best_triples, composites_of, greedy_order, triple_scores
-from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.data.stack import ChannelSpec, ChannelStack, split_names
 from e2sam.data.statistics import ChannelStatistics, channel_statistics
 from e2sam.errors import ChannelError
 
@@ -73,7 +73,7 @@ class ChannelSelection:
         """
         if isinstance(channels, str):
             if channels != "auto":
-                channels = [part.strip() for part in channels.split(",")]
+                channels = split_names(channels)
             else:
                 suggestions = suggest_selections(stack, top=1)
                 if not suggestions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from e2sam.errors import ChannelError, StackError
 
-__all__ = ["ChannelSpec", "ChannelStack", "GeoReference", "LazyArray"]
+__all__ = ["ChannelSpec", "ChannelStack", "GeoReference", "LazyArray", "split_names"]
 
 
 class LazyArray(Protocol):
@@ -24,6 +25,18 @@ class LazyArray(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...
     def __getitem__(self, key: Any) -> Any: ...
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names with commas between, as a user types them; quotes hold a name that has a comma itself.
+
+    Examples
+    --------
+    >>> split_names('R, G, "CD4, membrane"')
+    ('R', 'G', 'CD4, membrane')
+    """
+    (names,) = csv.reader([text], skipinitialspace=True) if text.strip() else ([],)
+    return tuple(name.strip() for name in names if name.strip())
 
 
 @dataclass(frozen=True)

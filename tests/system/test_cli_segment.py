@@ -56,6 +56,15 @@ def stack_path(tmp_path: Path) -> Path:
     return path
 
 
+def test_names_are_typed_with_spaces_and_those_with_a_comma_in_quotes(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = 'red, green, blue, "CD4, membrane", depth'
+    given = ("--channel-names", names, "--channels", '"CD4, membrane", depth')
+    prompt = ("--point", "20,20", "--model", model, "--out", tmp_path / "mask.tif")
+    assert called_json(capsys, "segment", stack_path, *given, *prompt)["channels"] == ["CD4, membrane", "depth"]
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".png"])
 def test_segment_writes_the_mask_that_it_describes(
     stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
