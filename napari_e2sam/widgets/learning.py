@@ -23,6 +23,7 @@ class LearningPanel(QWidget):
     cancel_asked = Signal()
     use_asked = Signal()
     roll_back_asked = Signal()
+    summarized = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -110,24 +111,30 @@ class LearningPanel(QWidget):
             self.curves.clear()
             self.progress.setRange(0, 0)
             self.set_result(None)
+            self.summarized.emit("preparing")
 
     def show_step(self, step: int, total: int, loss: float | None, metrics: Mapping[str, float]) -> None:
         """Show one step of the run."""
         self.progress.setRange(0, max(total, 1))
         self.progress.setValue(step)
         self.progress.setFormat(f"{step} of {total}")
+        self.summarized.emit(f"step {step} of {total}")
         self.curves.add(step, {**({} if loss is None else {"loss": loss}), **_shown(metrics)})
 
     def set_message(self, text: str) -> None:
         """Show one line about the run."""
         self.message.setText(text)
         self.message.setVisible(bool(text))
+        if not self._is_running:
+            self.summarized.emit("did not finish" if text else "")
 
     def set_result(self, text: str | None, can_use: bool = False) -> None:
         """Show before and after, and offer the trained model where it is better; None takes both away."""
         self.result.setText(text or "")
         self.result.setVisible(bool(text))
         self.use.setVisible(can_use)
+        if not self._is_running:
+            self.summarized.emit("" if not text else "new model ready" if can_use else "old model kept")
 
     def set_can_roll_back(self, can: bool) -> None:
         """Show whether there is an earlier model to go back to."""

@@ -138,7 +138,7 @@ class SegmentWidget(QWidget):
             stacked.addWidget(section, 10 if name == "objects" else 0)
         stacked.addStretch(1)
         self.panels.stack.summarized.connect(self._on_stack_summarized)
-        for name in ("model", "prompts", "objects"):
+        for name in ("model", "prompts", "objects", "learning"):
             getattr(self.panels, name).summarized.connect(self.sections[name].set_summary)
         self.scroll = QScrollArea()
         self.scroll.setWidgetResizable(True)

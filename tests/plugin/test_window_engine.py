@@ -75,15 +75,20 @@ def test_learning_shows_its_curve_and_gives_the_model(
     assert panel.finetune.text() == "Fine-tune on 1 object"
     window.controller.encoding.choose_model("other")
     window.wait(lambda: window.state.model["name"] == "other" and window.state.is_encoded)
+    heading = window.widget.sections["learning"].heading
     panel.finetune.click()
     assert panel.cancel.isVisibleTo(panel)
+    assert heading.text() == "Learning:  preparing"
     window.wait(lambda: not window.controller.learning.is_running)
     assert [value for _, value in panel.curves.curves["loss"]] == [1.0, 0.5, 1 / 3]
     assert "0.70 after" in panel.result.text()
+    # A folded panel says so too: users go on annotating meanwhile.
+    assert heading.text() == "Learning:  new model ready"
     (run,) = window.session.file.training_runs()
     assert (run.kind, run.status) == ("finetune", "done")
     panel.use.click()
     window.wait(lambda: window.state.model["name"] == "tiny" and window.state.is_encoded)
+    assert heading.text() == "Learning"
     assert len(window.session.objects) == 1
     panel.roll_back.click()
     window.wait(lambda: window.state.model.get("name") == "other" and window.state.is_encoded)
