@@ -94,20 +94,20 @@ def judge_clicks(model: E2SAM, scenes: Sequence[LabelledScene], limit: int = 20,
 def compare_clicks(before: ClickFigures, after: ClickFigures) -> dict[str, Any]:
     """Differences object by object (after - before) with intervals, and whether the new model is not worse.
 
-    Worse means: both the mean score and the clicks to 85 % got worse, or one of them by more than chance explains; of a
-    single object any loss counts. Where the figures of several objects disagree, they do not show a loss.
+    Worse means: the mean score fell, or the clicks to 85 % rose by more than chance explains; of a single object, at
+    all. Models whose score had fallen a little but whose clicks had too were no better on other objects
+    (docs/results.md).
     """
     score, clicks = after.scores - before.scores, after.noc() - before.noc()
     score_interval, clicks_interval = _interval(score), _interval(clicks)
-    high, low = score_interval[1], clicks_interval[0]
-    surely_worse = (_mean(score) if high is None else high) < 0 or (_mean(clicks) if low is None else low) > 0
-    both_worse = _mean(score) < 0 and _mean(clicks) >= 0
+    low = clicks_interval[0]
+    needs_more_clicks = (_mean(clicks) if low is None else low) > 0
     return {
         "score": _mean(score),
         "score_interval": score_interval,
         "noc85": _mean(clicks),
         "noc85_interval": clicks_interval,
-        "not_worse": not (surely_worse or both_worse),
+        "not_worse": _mean(score) >= 0 and not needs_more_clicks,
     }
 
 
