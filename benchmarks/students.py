@@ -38,7 +38,7 @@ __all__ = [
     "unseen_triples",
 ]
 
-CLICKS = ClickOptions(limit=10, with_box=False, stop_at=0.9)
+CLICKS = ClickOptions(limit=20, with_box=False, stop_at=0.9)
 CLICKS_A_TILE = 24
 # Of the frame: one position of the logits.
 SHIFT = 4

@@ -1,13 +1,17 @@
 """Click to mask on screen, accepting an object, and the longest stall of the event loop, in the real window.
 
 Run under a display, or ``xvfb-run -a -s "-screen 0 1600x1200x24" python -m benchmarks.window``. Drawing is by software
-there, so that the figures include what a graphics card would do in no time.
+there, so that the figures include what a graphics card would do in no time. Beside them stands what napari takes
+without us, in a process of its own: to show the same image, and to draw a window again in which nothing has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -74,6 +78,46 @@ def _write_scene(folder: Path, side: int, channels: int) -> Path:
         data[channel] = np.tile(plane, (repeats, repeats))[:side, :side]
     data.flush()
     return path
+
+
+def _repaint_ms(viewer: Any, count: int = 25) -> float:
+    """Median time to draw the canvas again, milliseconds."""
+    from qtpy.QtWidgets import QApplication
+
+    canvas = viewer.window._qt_viewer.canvas.native
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        canvas.update()
+        QApplication.processEvents()
+        taken.append(1000 * (time.perf_counter() - began))
+        _idle(0.05)
+    return float(np.median(taken))
+
+
+def measure_bare(path: Path) -> dict[str, float]:
+    """Figures of napari alone with the same image, milliseconds."""
+    import napari
+
+    data = np.load(path, mmap_mode="r")
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1280, 800)
+    heart = Heartbeat()
+    _idle(1.0)
+    heart.take()
+    viewer.add_image(data)
+    _idle(2.0)
+    figures = {"bare_stall_open_ms": heart.take(), "bare_repaint_ms": _repaint_ms(viewer)}
+    viewer.close()
+    return figures
+
+
+def _bare_of(path: Path) -> dict[str, float]:
+    """`measure_bare` in a process of its own: what one window has loaded, the next one would find."""
+    command = [sys.executable, "-m", "benchmarks.window", "--bare", str(path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 class Bench:
@@ -168,6 +212,7 @@ class Bench:
                 f"{name}_max_ms": float(np.max(values)),
             }
         self.figures["stall_clicks_ms"] = self.heart.take()
+        self.figures["repaint_ms"] = _repaint_ms(self.viewer)
 
     def everything(self) -> None:
         """Encode again and segment everything, until the objects are accepted and drawn."""
@@ -197,6 +242,7 @@ class Bench:
 def measure(folder: Path, side: int, options: argparse.Namespace) -> dict[str, float]:
     """Figures for an image of `side` x `side` pixels, milliseconds."""
     path = _write_scene(folder / "images", side, options.channels)
+    bare = _bare_of(path)
     bench = Bench(folder)
     bench.open(path)
     if options.objects:
@@ -207,7 +253,7 @@ def measure(folder: Path, side: int, options: argparse.Namespace) -> dict[str, f
     if options.steps:
         bench.train(options.steps)
     bench.close()
-    return bench.figures
+    return bench.figures | bare
 
 
 def _bars(report: Report, title: str, large: bool, figures: dict[str, float]) -> None:
@@ -232,7 +278,11 @@ def main() -> int:
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--objects", type=int, default=0, help="objects that are there before the first click")
     parser.add_argument("--steps", type=int, default=3, help="steps of training; 0 leaves it out")
+    parser.add_argument("--bare", type=Path, help="only napari alone with this image (.npy), as JSON")
     options = parser.parse_args()
+    if options.bare:
+        print(json.dumps(measure_bare(options.bare)))
+        return 0
     report = Report("window")
     for side in options.sides:
         with tempfile.TemporaryDirectory() as name:
