@@ -65,6 +65,8 @@ class TinyConfig:
         takes fewer scenes where they are larger than the first.
     scene_side
         Height and width of the scenes that crops are taken from, pixels.
+    cultures
+        Share of the scenes that are cell cultures, which scenes of any kind are not.
     fresh, capacity
         New scenes taken in at each step, and how many are held.
     learning_rate, weight_decay, averaging
@@ -88,6 +90,7 @@ class TinyConfig:
     objects: int = 4
     sides: tuple[int, ...] = (192,)
     scene_side: int = SCENE_SIDE
+    cultures: float = 0.0
     fresh: int = 3
     capacity: int = 1000
     learning_rate: float = 1.2e-3
@@ -109,7 +112,14 @@ class TinyConfig:
     def source(self) -> SourceSettings:
         """Settings of the scenes."""
         return SourceSettings(
-            self.seed, self.scene_side, self.fresh, self.capacity, self.material, self.workers, self.cores
+            self.seed,
+            self.scene_side,
+            self.cultures,
+            self.fresh,
+            self.capacity,
+            self.material,
+            self.workers,
+            self.cores,
         )
 
 
@@ -311,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
         "seed",
     ):
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(defaults, name))
-    for name in ("learning_rate", "weight_decay", "averaging"):
+    for name in ("learning_rate", "weight_decay", "averaging", "cultures"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
     return parser
 

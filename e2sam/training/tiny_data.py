@@ -18,7 +18,7 @@ from torch import multiprocessing as mp
 from torch.nn import functional as F
 
 from e2sam.data.clicks import jittered_box, training_click
-from e2sam.data.synthetic import Material, make_scene
+from e2sam.data.synthetic import Material, SceneOptions, make_scene
 from e2sam.errors import TrainingError
 
 __all__ = ["Batch", "PackedScene", "SceneSource", "SourceSettings", "first_prompts", "make_batch", "pack_scene"]
@@ -41,9 +41,13 @@ class PackedScene:
     parents: NDArray[np.int32]
 
 
-def pack_scene(seed: int, index: int, material: Material | None, side: int = SCENE_SIDE) -> PackedScene:
-    """Scene number `index` of a seed: always the same."""
-    scene = make_scene(np.random.default_rng((seed, index)), (side, side), NUM_EXTRAS, None, material)
+def pack_scene(
+    seed: int, index: int, material: Material | None, side: int = SCENE_SIDE, cultures: float = 0.0
+) -> PackedScene:
+    """Scene number `index` of a seed, a share of them cell cultures: always the same."""
+    is_culture = cultures > 0 and np.random.default_rng((seed, index, 1)).random() < cultures
+    options = SceneOptions(kind="culture") if is_culture else None
+    scene = make_scene(np.random.default_rng((seed, index)), (side, side), NUM_EXTRAS, options, material)
     planes = (scene.planes * 255 + 0.5).astype(np.uint8)
     return PackedScene(planes, scene.labels.astype(np.int16), scene.visible, scene.parents)
 
@@ -54,8 +58,8 @@ class SourceSettings:
 
     Attributes
     ----------
-    seed, side
-        Of the scenes: random seed, and height and width in pixels.
+    seed, side, cultures
+        Of the scenes: random seed, height and width in pixels, and the share of cell cultures among them.
     fresh, capacity
         New scenes at each step, and how many are held.
     material
@@ -66,6 +70,7 @@ class SourceSettings:
 
     seed: int = 0
     side: int = SCENE_SIDE
+    cultures: float = 0.0
     fresh: int = 3
     capacity: int = 1000
     material: Path | None = None
@@ -83,7 +88,7 @@ def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
     material = None if settings.material is None else Material.load(settings.material)
     index = start
     while True:
-        scene = pack_scene(settings.seed, index, material, settings.side)
+        scene = pack_scene(settings.seed, index, material, settings.side, settings.cultures)
         while True:
             try:
                 queue.put((scene.planes, scene.labels, scene.visible, scene.parents), timeout=_PATIENCE_S)

@@ -49,6 +49,8 @@ class RankingConfig:
         `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
     scenes, objects
         Scenes of 512 x 512 pixels, and objects of each at most.
+    cultures
+        Share of the scenes that are cell cultures, which scenes of any kind are not.
     smallest
         Least area of an object that is asked for, pixels.
     epochs, learning_rate, weight_decay, dropout
@@ -62,6 +64,7 @@ class RankingConfig:
     material: Path | None = None
     scenes: int = 300
     objects: int = 12
+    cultures: float = 0.0
     smallest: int = 200
     epochs: int = 40
     learning_rate: float = 2e-3
@@ -121,7 +124,9 @@ def collect_examples(
     try:
         for number in numbers:
             rng = np.random.default_rng((config.seed, number))
-            scene = make_scene(rng, (_SIDE, _SIDE), 0, SceneOptions(hidden=0.0, smallest=config.smallest), material)
+            kind = "culture" if rng.random() < config.cultures else None
+            options = SceneOptions(kind, hidden=0.0, smallest=config.smallest)
+            scene = make_scene(rng, (_SIDE, _SIDE), 0, options, material)
             masks = _objects(rng, scene, config.objects)
             if not len(masks):
                 continue
@@ -200,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     defaults = RankingConfig(Path(), Path())
     for name in ("scenes", "objects", "smallest", "epochs", "seed"):
         parser.add_argument("--" + name, type=int, default=getattr(defaults, name))
-    for name in ("learning_rate", "weight_decay", "dropout"):
+    for name in ("cultures", "learning_rate", "weight_decay", "dropout"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logger.info("wrote %s", train_ranking(RankingConfig(**vars(parser.parse_args(arguments)))))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from e2sam.data.synthetic import KINDS, Material, SceneOptions, make_scene, synthetic_stack
 from e2sam.data.synthetic.textures import resample, smooth_field
@@ -88,6 +89,22 @@ def test_tissue_is_packed_and_parts_too_small_to_see_belong_to_their_cell() -> N
         right, left = wholes[:, 1:], wholes[:, :-1]
         touching += int(((right != left) & (right > 0) & (left > 0)).sum())
     assert touching > 200
+
+
+def test_cells_of_a_culture_fade_from_their_middle_to_their_rim() -> None:
+    brightness: list[list[float]] = []
+    for seed in range(12):
+        scene = make_scene(np.random.default_rng(seed), (160, 160), 0, SceneOptions(kind="culture", clean=True))
+        assert (scene.parents > 0).sum() < (scene.parents == 0).sum()
+        brightest = scene.planes.max(0)
+        for label in np.flatnonzero(scene.parents == 0)[1:]:
+            depth = ndimage.distance_transform_edt(scene.mask(int(label)))
+            if depth.max() >= 8 and scene.visible[label, 0]:
+                rings = ((depth > 0) & (depth < 3), depth > 0.6 * depth.max())
+                brightness.append([float(brightest[ring].mean()) for ring in rings])
+    rim, middle = np.array(brightness).T
+    assert len(rim) >= 20
+    assert (middle > rim).mean() > 0.7
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 13, 16])

@@ -30,6 +30,15 @@ SMALL = {
 }
 
 
+def test_a_share_of_the_scenes_are_cultures_and_the_others_stay_as_they_are() -> None:
+    plain, some, all_of_them = (
+        [pack_scene(0, index, None, 64, share) for index in range(12)] for share in (0.0, 0.5, 1.0)
+    )
+    same = [np.array_equal(one.planes, other.planes) for one, other in zip(plain, some, strict=True)]
+    assert 0 < sum(same) < 12
+    assert not any(np.array_equal(one.planes, other.planes) for one, other in zip(plain, all_of_them, strict=True))
+
+
 def test_batch_asks_for_visible_objects_of_enough_pixels() -> None:
     scenes = [pack_scene(0, index, None, 96) for index in range(3)]
     batch = make_batch(np.random.default_rng(0), scenes, (3, 2, 64), 30)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from e2sam.data.synthetic import shapes
 from e2sam.data.synthetic.canvas import Canvas, Layer
+from e2sam.data.synthetic.culture import paint_culture
 from e2sam.data.synthetic.material import Material
 from e2sam.data.synthetic.textures import Planes, random_colour, resample, smooth_field, texture
 from e2sam.data.synthetic.tissue import paint_tissue
@@ -17,7 +18,9 @@ from e2sam.errors import StackError
 
 __all__ = ["KINDS", "Scene", "SceneOptions", "make_scene"]
 
-KINDS = ("objects", "cells", "regions", "tissue")
+KINDS = ("objects", "cells", "regions", "tissue", "culture")
+# How often a scene of any kind is each of the first four; the last is asked for by name.
+_SHARES = (0.45, 0.2, 0.2, 0.15)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class SceneOptions:
     Attributes
     ----------
     kind
-        "objects" on a background, many small "cells", large "regions", cells packed to "tissue", or None for any.
+        "objects" on a background, many small "cells", large "regions", cells packed to "tissue", cells spread on glass,
+        a "culture", or None for any of the first four.
     hidden
         Share of objects that the colour planes do not show at all.
     night, haze
@@ -102,12 +106,14 @@ def make_scene(
         raise StackError(f"Expected a scene of at least 32 x 32 pixels, got {size[0]} x {size[1]}.")
     if options.kind is not None and options.kind not in KINDS:
         raise StackError(f"Expected a kind of scene of {', '.join(KINDS)}, got {options.kind!r}.")
-    kind = options.kind or str(rng.choice(KINDS, p=[0.45, 0.2, 0.2, 0.15]))
+    kind = options.kind or str(rng.choice(KINDS[: len(_SHARES)], p=_SHARES))
     canvas = Canvas.empty(num_extras, size)
     if kind == "cells":
         _cells(rng, canvas, options, material)
     elif kind == "tissue":
         paint_tissue(rng, canvas)
+    elif kind == "culture":
+        paint_culture(rng, canvas)
     else:
         _background(rng, canvas, material)
         if kind == "regions":
@@ -316,7 +322,9 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
             small += strength * rng.standard_normal(small.shape, dtype=np.float32)
         result = resample(small, size)
     elif rng.random() < 0.75:
-        sigma = float(rng.uniform(0.3, 1.1)) if kind not in ("cells", "tissue") else float(rng.uniform(0.4, 2.0))
+        sigma = (
+            float(rng.uniform(0.3, 1.1)) if kind not in ("cells", "tissue", "culture") else float(rng.uniform(0.4, 2.0))
+        )
         result = ndimage.gaussian_filter(result, (0, sigma, sigma), truncate=2.5)
     if rng.random() < 0.6:
         grain = np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.12))))
