@@ -124,7 +124,7 @@ def collect_examples(
     try:
         for number in numbers:
             rng = np.random.default_rng((config.seed, number))
-            kind = "culture" if rng.random() < config.cultures else None
+            kind = "culture" if config.cultures and rng.random() < config.cultures else None
             options = SceneOptions(kind, hidden=0.0, smallest=config.smallest)
             scene = make_scene(rng, (_SIDE, _SIDE), 0, options, material)
             masks = _objects(rng, scene, config.objects)

@@ -82,13 +82,7 @@ def _cell(
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
     thickness = float(depth.max())
     depth /= thickness
-    nucleus = np.zeros_like(coverage)
-    # In a window of its own around the thickest place; what does not fit in the cell is cut off.
-    diameter = max(6, int(2 * thickness * rng.uniform(0.5, 0.95)))
-    top, left = int(row) - diameter // 2, int(column) - diameter // 2
-    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + diameter, side), min(left + diameter, side)
-    nucleus[y0:y1, x0:x1] = shapes.blob(rng, diameter, 0.1)[y0 - top : y1 - top, x0 - left : x1 - left]
-    nucleus *= solid
+    nucleus = solid * _nucleus(rng, side, (int(row), int(column)), thickness)
     away = np.hypot(*np.ogrid[-row : side - row, -column : side - column]).astype(np.float32)
     body = stains.floor + (1 - stains.floor) * depth**stains.bend
     inner = np.exp(-((away / (thickness * rng.uniform(0.8, 1.8))) ** 2))
@@ -99,9 +93,10 @@ def _cell(
     grain = 1 - rng.uniform(0, 0.5) * fine
     gain = np.exp(rng.normal(0, 0.3))
     soft = ndimage.gaussian_filter(coverage, softness * side) if softness > 0.01 else coverage
-    place, window = _placed(rng, canvas, side)
-    if place is None or window is None:
+    where = _place(rng, canvas, side)
+    if where is None:
         return
+    place, window = where
     for index, plane in enumerate(canvas.planes):
         value = stains.body[index] * body * grain * hollow + stains.inner[index] * inner * grain * hollow
         value += stains.rim[index] * rim + stains.grains[index] * grains + stains.nucleus[index] * nucleus
@@ -115,6 +110,16 @@ def _cell(
     if stained.any():
         part = canvas.add_label(np.concatenate(([stained[:3].any()], stained[3:])), parent=label)
         canvas.labels[place][(nucleus > 0.5)[window]] = part
+
+
+def _nucleus(rng: np.random.Generator, side: int, centre: tuple[int, int], thickness: float) -> Planes:
+    """Coverage (side, side) of a nucleus around (row, column), smaller than the cell is thick there."""
+    coverage = np.zeros((side, side), np.float32)
+    diameter = max(6, int(2 * thickness * rng.uniform(0.5, 0.95)))
+    top, left = centre[0] - diameter // 2, centre[1] - diameter // 2
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + diameter, side), min(left + diameter, side)
+    coverage[y0:y1, x0:x1] = shapes.blob(rng, diameter, 0.1)[y0 - top : y1 - top, x0 - left : x1 - left]
+    return coverage
 
 
 def _spread(rng: np.random.Generator, side: int, extensions: float) -> Planes:
@@ -139,19 +144,20 @@ def _debris(rng: np.random.Generator, canvas: Canvas, side: float) -> None:
     each = max(12, int(side * rng.uniform(0.2, 0.9)))
     glow = np.pad(shapes.blob(rng, each, 0.2), each // 2)
     glow = ndimage.gaussian_filter(glow, each * rng.uniform(0.03, 0.15))
-    place, window = _placed(rng, canvas, len(glow))
-    if place is not None and window is not None:
+    where = _place(rng, canvas, len(glow))
+    if where is not None:
+        place, window = where
         strength = rng.uniform(0, 0.8, len(canvas.planes)) * (rng.random(len(canvas.planes)) < 0.5)
         canvas.planes[(slice(None), *place)] += strength[:, None, None].astype(np.float32) * glow[window]
 
 
-def _placed(
+def _place(
     rng: np.random.Generator, canvas: Canvas, side: int
-) -> tuple[tuple[slice, slice] | None, tuple[slice, slice] | None]:
+) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
     """Where a square falls on the canvas, and which part of it does; None where nothing does."""
     height, width = canvas.size
     top, left = int(rng.integers(-side // 2, height - side // 2)), int(rng.integers(-side // 2, width - side // 2))
     y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + side, height), min(left + side, width)
     if y0 >= y1 or x0 >= x1:
-        return None, None
+        return None
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
