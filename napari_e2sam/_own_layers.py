@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points, Shapes
+from napari.utils.colormaps import CyclicLabelColormap
 from numpy.typing import NDArray
 
 from e2sam.data.masks import Box
@@ -172,7 +174,13 @@ class OwnLayers:
             assert self.scene is not None
             height, width = self.scene.size
             dtype = np.uint16 if height * width > _WIDE_IMAGE else np.int32
-            layer = Labels(np.zeros((height, width), dtype), name="objects", opacity=0.6, **self._place)
+            layer = Labels(
+                np.zeros((height, width), dtype),
+                name="objects",
+                opacity=0.6,
+                colormap=_object_colours(),
+                **self._place,
+            )
             self._add("objects", layer, below="mask" if "mask" in self._layers else "points")
         return self._layers["objects"]
 
@@ -276,6 +284,14 @@ class OwnLayers:
             if layer is event.value:
                 self._gone(layer)
                 del self._layers[name]
+
+
+def _object_colours() -> CyclicLabelColormap:
+    """Light colours, each unlike the one before: napari's own begin with a brown that is lost in a dark image."""
+    # Steps of the golden ratio spread hues evenly however many there are; those of the mask's colour are left out.
+    hues = [hue for hue in (0.1 + np.arange(60) * 0.618034) % 1 if abs(hue - 0.545) > 0.06]
+    colours = [(*colorsys.hls_to_rgb(hue, (0.66, 0.78)[place % 2], 0.95), 1.0) for place, hue in enumerate(hues)]
+    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *colours], np.float32), background_value=0)
 
 
 @contextmanager

@@ -62,3 +62,14 @@ def test_masks_of_every_shape_replace_each_other() -> None:
     canvas.show_mask(None)
     assert not canvas.mask_layer.data.any()
     canvas.close()
+
+
+def test_objects_are_light_and_neighbours_in_number_unlike() -> None:
+    own = _own_layers.OwnLayers(ViewerModel(), lambda name, layer: None, lambda layer: None)
+    own.open(scene())
+    colours = np.array([own.objects().get_color(label) for label in range(1, 120)])[:, :3]
+    # Relative luminance of sRGB, roughly; napari's first colour has 0.2.
+    assert (colours @ (0.2126, 0.7152, 0.0722)).min() > 0.35
+    assert np.abs(np.diff(colours, axis=0)).sum(1).min() > 0.3
+    mask = np.array(own.mask().get_color(1))[:3]
+    assert np.abs(colours - mask).sum(1).min() > 0.15
