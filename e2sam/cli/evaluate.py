@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from e2sam.cli.output import emit, progress
 from e2sam.cli.stacks import add_stack_arguments, stack_of
-from e2sam.data.stack import split_names
 from e2sam.errors import E2SamError
 
 if TYPE_CHECKING:
@@ -104,8 +103,7 @@ def _clicks(options: argparse.Namespace) -> None:
     stack = stack_of(options)
     targets, ignore = _targets(options, stack.size)
     predictor = Predictor(load_model(options.model, options.device))
-    chosen = "auto" if options.channels == "auto" else split_names(options.channels)
-    predictor.set_stack(stack, chosen)
+    predictor.set_stack(stack, options.channels)
     settings = ClickOptions(limit=options.limit, repeats=options.repeats)
     rows = [
         evaluate_clicks(predictor, {name: mask}, settings, ignore).objects[0]

@@ -76,7 +76,21 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     assert window.session.file.object(2).class_id == window.session.class_id
     assert _labels(window)[60, 40] == 2
 
-    # A brush stroke is an action too.
+    # Split gives one object for each part.
+    before = len(window.session.objects)
+    objects.choose([2])
+    objects.action_asked.emit("split")
+    assert len(window.session.objects) == before + 1
+    _agree(window)
+
+
+def test_strokes_are_actions_too(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    do = window.controller.do
+    window.click(20, 20)
+    do("accept")
+
+    # What a script writes.
     layer = window.canvas.objects_layer
     layer.data_setitem((np.array([70, 70]), np.array([5, 6])), 9)
     assert window.session.file.object(9).area == 2
@@ -84,7 +98,7 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     assert not (_labels(window) == 9).any()
     _agree(window)
 
-    # So is what the brush and the bucket do.
+    # What the brush and the bucket do.
     layer.brush_size = 5
     layer.paint((74, 74), 11)
     assert window.session.file.object(11).area == np.count_nonzero(_labels(window) == 11) > 10
@@ -94,13 +108,6 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     do("undo")
     do("undo")
     assert not np.isin(_labels(window), (11, 12)).any()
-    _agree(window)
-
-    # Split gives one object for each part.
-    before = len(window.session.objects)
-    objects.choose([2])
-    objects.action_asked.emit("split")
-    assert len(window.session.objects) == before + 1
     _agree(window)
 
 
