@@ -20,11 +20,12 @@ from scipy import ndimage
 
 from benchmarks.classical import methods
 from benchmarks.real_sets import SETS, RealImage, load_set
-from benchmarks.report import Report, at_most, parser_for
+from benchmarks.report import Report, at_least, at_most, parser_for
 from e2sam.data.normalize import apply_recipes, fit_recipes
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.data.synthetic import Material, SceneOptions, make_scene
 from e2sam.evaluation.clicks import ClickOptions, ClickReport, ObjectClicks, PromptedModel, evaluate_clicks
+from e2sam.evaluation.metrics import mask_iou
 from e2sam.inference.predictor import Predictor
 from e2sam.weights.zoo import load_model
 
@@ -145,6 +146,21 @@ def summary(found: list[ObjectClicks], limit: int) -> dict[str, float]:
     }
 
 
+def agreement(fast: Predictor, exact: Predictor, image: RealImage, prompts: int = 40) -> float:
+    """Mean IoU of the single masks of both at one to three random clicks in an image."""
+    rng = np.random.default_rng(0)
+    for predictor in (fast, exact):
+        predictor.set_stack(image.stack, image.channels)
+    ious = []
+    for _ in range(prompts):
+        points = rng.uniform((0, 0), image.stack.size[::-1], (rng.integers(1, 4), 2))
+        labels = [1, *rng.integers(0, 2, len(points) - 1).tolist()]
+        one, other = (predictor.predict(points, labels, multimask=False).masks[0] for predictor in (fast, exact))
+        ious.append(mask_iou(one, other))
+    # NaN: both are empty.
+    return float(np.nanmean(ious))
+
+
 def timings(predictor: Predictor, repeats: int = 9) -> dict[str, float]:
     """Median seconds of an encoder pass and of a click on 512 x 512 pixels."""
     model = predictor.model
@@ -227,13 +243,21 @@ def run(model_name: str, work: Workload, held_out: Path | None, only: list[str],
     """Measure every set."""
     model = load_model(model_name, device="cpu")
     predictor = Predictor(model, cache=False)
+    exact = Predictor(load_model(model_name, device="cpu", exact=True), cache=False)
     report = Report("tiny_quality", {"model": model_name, "fingerprint": model.fingerprint[:12], "sets": {}})
-    report.figures["seconds"] = timings(predictor)
+    report.figures["type"] = str(model.decoder.compute_dtype)
+    report.figures["seconds"], report.figures["seconds, exact"] = timings(predictor), timings(exact)
     sets: dict[str, dict[str, dict[str, float]]] = report.figures["sets"]
+    agreed: dict[str, float] = {}
     for name, images in image_sets(work, held_out, only):
+        agreed[name] = agreement(predictor, exact, images[0])
         sets[name] = tiny_rows(predictor, images, work)
         if work.classical_objects:
             sets[name] |= kept_classical_rows(name, images, work, kept)
+    report.figures["masks of fast and exact, IoU"] = agreed
+    report.bar(
+        "masks of fast and exact agree, mean IoU of the sets", 0.99, float(np.mean(list(agreed.values()))), at_least
+    )
     if "synthetic" in sets:
         bars(report, sets)
     return report

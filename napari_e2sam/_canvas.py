@@ -42,6 +42,8 @@ class Canvas:
         self._own = OwnLayers(viewer, self._on_made, self._on_gone)
         self._mask_box: Box | None = None
         self._has_labels = False
+        # Colours by number, of a colormap: the table of objects asks for all it shows at each change.
+        self._colours: tuple[object, dict[int, tuple[float, float, float]]] = (None, {})
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
         viewer.mouse_move_callbacks.append(self._on_move)
@@ -226,8 +228,17 @@ class Canvas:
     def colour_of(self, number: int) -> tuple[float, float, float]:
         """Colour in which an object is drawn, red, green, blue in 0..1."""
         layer = self._own.get("objects")
-        colour = None if layer is None else layer.get_color(number)
-        return (0.5, 0.5, 0.5) if colour is None else (float(colour[0]), float(colour[1]), float(colour[2]))
+        if layer is None:
+            return (0.5, 0.5, 0.5)
+        if self._colours[0] is not layer.colormap:
+            self._colours = layer.colormap, {}
+        known = self._colours[1]
+        if number not in known:
+            colour = layer.get_color(number)
+            known[number] = (
+                (0.5, 0.5, 0.5) if colour is None else (float(colour[0]), float(colour[1]), float(colour[2]))
+            )
+        return known[number]
 
     def look_at(self, box: Box) -> None:
         """Bring a box into view where it is not."""

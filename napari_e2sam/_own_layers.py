@@ -299,7 +299,8 @@ def at_once(layer: Points) -> Iterator[None]:
     """Take several changes of a layer of points as one: napari slices and draws it again after each of them."""
     with getattr(layer, "_block_refresh", nullcontext)():
         yield
-    layer.refresh(thumbnail=False)
+    # Prompts lie in the image: they change no extent.
+    layer.refresh(thumbnail=False, extent=False)
 
 
 def _add_at_once(layer: Points) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from e2sam.modeling.attention import attend, attend_globally, attend_in_windows, relative_positions, resized_table
-from e2sam.modeling.packed import Compute, fastest_dtype
+from e2sam.modeling.packed import Compute, fastest_dtype, passing_in
 
 __all__ = ["EncoderSize", "ImageEncoder"]
 
@@ -209,10 +209,9 @@ class ImageEncoder(nn.Module):
         if _is_inference(pixels):
             with torch.autocast("cpu", enabled=False):
                 return self._infer(pixels.float())
-        if torch.is_grad_enabled() or self.compute.dtype == torch.float32:
-            return self._forward(pixels)
-        with torch.autocast(pixels.device.type, self.compute.dtype):
-            return self._forward(pixels).float()
+        with passing_in(self.compute.dtype, pixels.device):
+            embedding = self._forward(pixels)
+        return embedding if torch.is_grad_enabled() else embedding.float()
 
     @property
     def compute_dtype(self) -> torch.dtype:

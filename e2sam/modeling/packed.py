@@ -1,7 +1,8 @@
-"""Linear layers of inference on a CPU: weights cast and laid out once, as the processor reads them fastest."""
+"""Types and layouts of inference: the fastest type of a device, and linear layers prepared for a CPU once."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Compute", "fastest_dtype", "version_of"]
+__all__ = ["Compute", "fastest_dtype", "passing_in", "version_of"]
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -19,6 +20,13 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu" and _cpu_has_bf16():
         return torch.bfloat16
     return torch.float32
+
+
+def passing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Has passes without gradients compute in `dtype`; those with gradients, and float32, are left as they are."""
+    if dtype == torch.float32 or torch.is_grad_enabled():
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
 
 
 def _cpu_has_bf16() -> bool:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from e2sam.modeling.e2sam import PromptTensors
 from e2sam.modeling.geodesic import cost_of_ways
-from e2sam.modeling.packed import version_of
+from e2sam.modeling.packed import fastest_dtype, passing_in, version_of
 from e2sam.modeling.tiny_encoder import DETAIL_CHANNELS, SEMANTIC_CHANNELS, ChannelNorm, ResidualBlock, upsample
 from e2sam.modeling.tiny_prompts import NUM_DENSE_MAPS, PromptGeometry, dense_maps, prompt_geometry
 
@@ -118,6 +118,7 @@ class TinyDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.compute_dtype = torch.float32
         c8, c16, c32 = _WIDTHS
         self.trunk_in = nn.Conv2d(SEMANTIC_CHANNELS, c8, 1)
         self.key_proj = nn.Conv2d(SEMANTIC_CHANNELS, SEMANTIC_CHANNELS, 1, bias=False)
@@ -159,8 +160,13 @@ class TinyDecoder(nn.Module):
 
         With S embeddings, S dividing B, the first B / S prompts belong to the first embedding, and so on.
         """
-        logits, quality = self.decode(self._known_features(image_embeddings), prompts)
+        with passing_in(self.compute_dtype, image_embeddings.device):
+            logits, quality = self.decode(self._known_features(image_embeddings), prompts)
         return _candidates(logits, quality) if multimask_output else (logits[:, :1], quality[:, :1])
+
+    def prefer_speed(self, dtype: torch.dtype | None = None) -> None:
+        """Compute passes without gradients in the type that is fastest on the weights' device, or in `dtype`."""
+        self.compute_dtype = dtype or fastest_dtype(self.trunk_in.weight.device)
 
     def _known_features(self, embeddings: Tensor) -> ImageFeatures:
         """`features`, kept from the last call while a user clicks on one image."""

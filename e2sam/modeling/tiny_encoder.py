@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from e2sam.modeling.packed import fastest_dtype, passing_in
+
 __all__ = ["DETAIL_CHANNELS", "SEMANTIC_CHANNELS", "ChannelNorm", "ResidualBlock", "TinyEncoder", "upsample"]
 
 SEMANTIC_CHANNELS = 128
@@ -91,6 +93,7 @@ class TinyEncoder(nn.Module):
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
+        self.compute_dtype = torch.float32
         self.input_conv = nn.Conv2d(in_channels, _STEM, 3, stride=2, padding=1)
         self.input_norm = ChannelNorm(_STEM)
         self.stem = nn.Sequential(nn.Conv2d(_STEM, _WIDTHS[0], 3, stride=2, padding=1), ResidualBlock(_WIDTHS[0]))
@@ -122,7 +125,16 @@ class TinyEncoder(nn.Module):
             self.detail_input.weight[plane, plane] = 1.0
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embedding of prepared planes."""
+        """Embedding of prepared planes, float32 where there are no gradients."""
+        with passing_in(self.compute_dtype, pixels.device):
+            embedding = self._forward(pixels)
+        return embedding if torch.is_grad_enabled() else embedding.float()
+
+    def prefer_speed(self, dtype: torch.dtype | None = None) -> None:
+        """Compute passes without gradients in the type that is fastest on the weights' device, or in `dtype`."""
+        self.compute_dtype = dtype or fastest_dtype(self.input_conv.weight.device)
+
+    def _forward(self, pixels: Tensor) -> Tensor:
         linear = self.input_conv(pixels.contiguous(memory_format=torch.channels_last))
         x = self.stem(F.relu(self.input_norm(linear)))
         levels = []

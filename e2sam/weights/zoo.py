@@ -102,7 +102,8 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "auto", ex
     device
         "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1"...
     exact
-        Compute in float32 throughout; else the encoder computes in bfloat16 where the processor is made for it.
+        Compute in float32 throughout; else the encoder, and of `tiny` the decoder too, compute in bfloat16 where the
+        processor is made for it.
 
     Raises
     ------
@@ -128,9 +129,10 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "auto", ex
 
 
 def _prefer_speed(model: E2SAM) -> None:
-    choose = getattr(model.image_encoder, "prefer_speed", None)
-    if choose is not None:
-        choose()
+    for part in (model.image_encoder, model.decoder):
+        choose = getattr(part, "prefer_speed", None)
+        if choose is not None:
+            choose()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

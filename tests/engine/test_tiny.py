@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from e2sam.data.synthetic.stack import synthetic_stack
+from e2sam.evaluation.metrics import mask_iou
+from e2sam.inference.predictor import Predictor
 from e2sam.modeling import tiny_decoder
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM, PromptTensors
 from e2sam.modeling.geodesic import cost_of_ways
 from e2sam.modeling.tiny import TinyDecoder, TinyEncoder
 from e2sam.modeling.tiny_prompts import dense_maps, prompt_geometry
+from e2sam.weights.zoo import load_model
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,29 @@ def test_shapes_follow_the_frame(model: E2SAM, size: tuple[int, int]) -> None:
         single, quality = model.decode(embedding, prompts, False)
         assert single.shape[1] == 1 and quality.shape == (2, 1)
         assert logits.isfinite().all() and iou.min() >= 0 and iou.max() <= 1
+
+
+def test_fast_mode_agrees_and_leaves_gradients_in_float32() -> None:
+    exact = load_model("tiny", "cpu", exact=True)
+    fast = copy.deepcopy(exact)
+    fast.image_encoder.prefer_speed(torch.bfloat16)
+    fast.decoder.prefer_speed(torch.bfloat16)
+    stack, _ = synthetic_stack(1, size=(160, 160))
+    channels = stack.names[:3]
+    masks = []
+    for model in (exact, fast):
+        predictor = Predictor(model, cache=False)
+        predictor.set_stack(stack, channels)
+        found = predictor.predict([(60, 70), (120, 20)], [1, 0], multimask=False)
+        assert found.logits.dtype == np.float32
+        masks.append((found.masks[0], found.logits))
+    assert mask_iou(masks[0][0], masks[1][0]) > 0.97
+    assert np.abs(masks[0][1] - masks[1][1]).max() > 0, "bfloat16 was not used"
+    embedding = fast.encode(torch.randn(1, 3, 64, 64))
+    logits, _ = fast.decode(embedding, prompts_of([[(10, 20, 1)]]), False)
+    logits.mean().backward()
+    assert embedding.dtype == logits.dtype == torch.float32
+    assert all(weight.grad is None or weight.grad.dtype == torch.float32 for weight in fast.parameters())
 
 
 def test_prompts_of_one_image_equal_one_by_one(model: E2SAM) -> None:
