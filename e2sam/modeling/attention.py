@@ -202,7 +202,8 @@ def attend_in_windows(qkv: Tensor, padding: Tensor, rows: Tensor, columns: Tenso
 def _extended_queries(q: Tensor, products: Tensor, side: int) -> Tensor:
     """Queries (..., r, c, E): scaled, then their products with the relative positions of the keys' rows and columns."""
     dim = q.shape[-1]
-    queries = q.new_zeros(*q.shape[:-1], _extended_width(dim, side))
+    queries = q.new_empty(*q.shape[:-1], _extended_width(dim, side))
+    queries[..., dim + 2 * side :] = 0
     torch.mul(q, dim**-0.5, out=queries[..., :dim])
     queries[..., dim : dim + side] = _by_key(products, 3, side, 0)
     queries[..., dim + side : dim + 2 * side] = _by_key(products, 4, side, 2 * side - 1)
@@ -218,7 +219,8 @@ def _extended_keys(k: Tensor, padding: Tensor, codes: Tensor) -> Tensor:
     """Keys (..., L, L, E) of whole windows, padding included, then one-hot codes of row and column."""
     down, across, heads, height, width, dim = k.shape
     side = codes.shape[0]
-    keys = k.new_zeros(down, across, heads, side, side, _extended_width(dim, side))
+    keys = k.new_empty(down, across, heads, side, side, _extended_width(dim, side))
+    keys[..., dim + 2 * side :] = 0
     if (height, width) != (side, side):
         keys[..., :dim] = padding[:, None, None]
     keys[..., :height, :width, :dim] = k

@@ -144,6 +144,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(size.width, eps=1e-6)
         self.mlp = Mlp(size.width, 4 * size.width)
 
+    @property
+    def linears(self) -> tuple[nn.Module, ...]:
+        """Its linear layers."""
+        return self.attn.qkv, self.attn.proj, self.mlp.lin1, self.mlp.lin2
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, h, w, width) to the same."""
         if _is_inference(tokens):
@@ -156,9 +161,9 @@ class Block(nn.Module):
         return out
 
     def _infer(self, tokens: Tensor) -> Tensor:
-        """One image's tokens (h, w, width) float32 to the same."""
+        """One image's tokens (h, w, width) float32 to the same, in place."""
         normed = self.norm1(tokens).to(self.compute.dtype)
-        tokens = tokens + self.attn.infer(normed, self.window, self.compute)
+        tokens.add_(self.attn.infer(normed, self.window, self.compute))
         normed = self.norm2(tokens).to(self.compute.dtype)
         return tokens.add_(self.mlp.infer(normed, self.compute))
 
@@ -235,6 +240,7 @@ class ImageEncoder(nn.Module):
 
     def _infer(self, pixels: Tensor) -> Tensor:
         compute = self.compute
+        compute.prepare(layer for block in self.blocks if isinstance(block, Block) for layer in block.linears)
         tokens = self.patch_embed.infer(pixels, compute)
         tokens = tokens + self._positions(tokens.shape[1], tokens.shape[2])
         for block in self.blocks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = ["Compute", "fastest_dtype", "passing_in", "version_of"]
+
+# A subclass or a wrapper, such as a low-rank adaptation, has its own forward.
+_PLAIN = (nn.Linear, nn.Conv2d)
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
@@ -57,11 +62,17 @@ class Compute:
     def __reduce__(self) -> tuple[type[Compute], tuple[torch.dtype]]:
         return Compute, (self.dtype,)
 
+    def prepare(self, layers: Iterable[nn.Module]) -> None:
+        """Prepare layers before a pass: between the tensors of one, their weights would break the heap up."""
+        for layer in layers:
+            weight = getattr(layer, "weight", None)
+            if type(layer) in _PLAIN and isinstance(weight, Tensor):
+                self._prepare(layer, weight)
+
     def linear(self, layer: nn.Module, tokens: Tensor, gelu: bool = False) -> Tensor:
         """`layer` on tokens of `dtype`, on a CPU, without gradients; with an exact GELU behind it if wanted."""
         weight = getattr(layer, "weight", None)
-        # A subclass or a wrapper, such as a low-rank adaptation, has its own forward.
-        if type(layer) not in (nn.Linear, nn.Conv2d) or not isinstance(weight, Tensor):
+        if type(layer) not in _PLAIN or not isinstance(weight, Tensor):
             out: Tensor = layer(tokens.float()).to(self.dtype)
             return F.gelu(out) if gelu else out
         prepared, bias, is_packed = self._prepare(layer, weight)
@@ -91,7 +102,7 @@ class Compute:
             if dtype is self.dtype and known_weight is weight and version_of(weight) == weight_version and same_bias:
                 return prepared  # type: ignore[no-any-return]
         with torch.inference_mode(False), torch.no_grad():
-            matrix = weight.detach().flatten(1).to(self.dtype)
+            matrix = _matrix_of(weight.detach().flatten(1), self.dtype)
             vector = None if bias is None else bias.detach().to(self.dtype)
             prepared = _pack(matrix, vector)
         self._prepared[layer] = (self.dtype, weight, version_of(weight), bias, version_of(bias), prepared)
@@ -101,6 +112,17 @@ class Compute:
 def version_of(parameter: Tensor | None) -> int:
     """Number of changes in place; tensors made in inference mode cannot say, and do not change."""
     return -1 if parameter is None or parameter.is_inference() else parameter._version
+
+
+def _matrix_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in another type, in memory that goes back to the system as a whole.
+
+    On the heap, where it goes when it has been packed, its place would stay a gap: nearly as much memory again.
+    """
+    if weight.dtype == dtype:
+        return weight
+    size = weight.numel() * torch.empty((), dtype=dtype).element_size()
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(weight.shape).copy_(weight)
 
 
 def _pack(matrix: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None, bool]:
