@@ -36,6 +36,8 @@ _HINTS = {
 _MOST_HELD_MS = 150
 # Shares are asked for when the mask is on the screen: until then the processor is wanted for drawing it.
 _SHARES_AFTER_MS = 120
+# Shares that differ by less are shown as equal.
+_ALIKE = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,9 +317,14 @@ class PromptControl:
         )
 
     def _on_shares(self, message: Message) -> None:
-        if self._work.session.draft.candidates:
-            rows = [ShareRow(name, share) for name, share in message.body["shares"].items()]
-            self._panel.set_shares(rows, "Share in the mask")
+        if not self._work.session.draft.candidates:
+            return
+        shares = message.body["shares"]
+        if max(shares.values()) - min(shares.values()) < _ALIKE:
+            # So it is with three channels that a teacher sees as red, green and blue: bars would tell nothing.
+            self._panel.set_shares((), "All channels count alike: Leave out tells which matter")
+            return
+        self._panel.set_shares([ShareRow(name, share) for name, share in shares.items()], "Share in the mask")
 
     def leave_one_out(self) -> None:
         """Predict again without each channel."""
