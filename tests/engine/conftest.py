@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from e2sam.modeling.e2sam import E2SAM, ModelConfig, PromptTensors
+
+# For what several files of tests share, such as `inheriting`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 _STRIDE = 2
 

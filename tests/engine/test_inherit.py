@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,74 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inheriting import LESSONS, config_of, losses, run, stack_of, teacher_of
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.data.synthetic import SceneOptions, synthetic_stack
-from e2sam.errors import ChannelError, TrainingError
-from e2sam.modeling.build import build_model, teacher_config
-from e2sam.modeling.e2sam import E2SAM
+from e2sam.errors import TrainingError
 from e2sam.modeling.inflation import input_layer
 from e2sam.training.agreement import AgreementProbe, pixels_of
-from e2sam.training.config import TrainStep
 from e2sam.training.inherit import InheritConfig, _build_task, inherit
-from e2sam.training.inheritance import Lessons, Rates
+from e2sam.training.inheritance import Rates
 from e2sam.training.task import StepDraw
 from e2sam.training.tiles import TileReader, hold_out
 from e2sam.training.views import TeacherViews
 from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info
 from e2sam.weights.zoo import load_model
-
-LESSONS = Lessons(views_per_tile=3, prompts=2, prompt_share=0.5)
-
-
-def stack_of(num_channels: int = 4, size: tuple[int, int] = (48, 96), seed: int = 0) -> ChannelStack:
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: size[0], : size[1]]
-    planes = [
-        100 + 80 * np.sin(x / (5 + index) + index) * np.cos(y / (7 + index)) + 8 * rng.normal(size=size)
-        for index in range(num_channels)
-    ]
-    data = np.clip(planes, 0, 255).astype(np.uint8)
-    return ChannelStack(data, tuple(ChannelSpec(f"c{index}") for index in range(num_channels)))
-
-
-@lru_cache
-def teacher_of(name: str = "tiny", seed: int = 0) -> E2SAM:
-    """Shared by the tests: that no run changes its teacher is one of them."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build_model(teacher_config(name)).eval()
-        for parameter in model.parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                torch.nn.init.normal_(parameter, 0, 0.05)
-    return model
-
-
-def config_of(folder: Path, **changes: Any) -> InheritConfig:
-    values: dict[str, Any] = {
-        "canonical": ("c0", "c1", "c2"),
-        "steps": 4,
-        "batch_size": 2,
-        "tile_size": 32,
-        "num_tiles": 3,
-        "num_validation_tiles": 1,
-        "validate_every": 2,
-        "checkpoint_every": 1,
-        "lessons": LESSONS,
-        # A random teacher's embeddings hardly vary: usual rates would leap, and a leap enlarges errors of rounding.
-        "rates": Rates(merge=1e-5, first_layer=1e-5, encoder=1e-6, lora=1e-4),
-        "accelerator": "cpu",
-        "precision": "32-true",
-    }
-    return InheritConfig(**({"out": folder / "student.safetensors"} | values | changes))
-
-
-def losses(steps: list[TrainStep]) -> dict[int, float]:
-    return {step.step: step.loss for step in steps if step.step}
-
-
-def run(config: InheritConfig, **changes: Any) -> list[TrainStep]:
-    return list(inherit(changes.pop("stack", stack_of()), config, **({"teacher": teacher_of()} | changes)))
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 3, 5, 20])
@@ -212,24 +150,6 @@ def test_start_in_closed_form_is_kept_where_steps_make_it_worse(
     assert torch.equal(student.image_encoder.state_dict()["laterals.0.weight"], theirs), "no step was taken"
 
 
-def test_closed_run_goes_on_exactly(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    whole = run(config_of(tmp_path / "a", steps=6))
-    generator = inherit(stack_of(), config_of(tmp_path / "b", steps=6), teacher_of())
-    first = []
-    for step in generator:
-        first.append(step)
-        if step.step == 4:
-            break
-    generator.close()
-    rest = run(config_of(tmp_path / "b", steps=6, resume=True))
-    assert losses(first) | losses(rest) == losses(whole)
-    assert min(losses(rest)) == 5
-    a, b = (load_checkpoint(tmp_path / part / "student.safetensors").state_dict() for part in "ab")
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_student_that_equals_its_teacher_agrees_entirely(tmp_path: Path) -> None:
     stack, _ = synthetic_stack(3, 4, (128, 160), SceneOptions(kind="objects"))
     config = config_of(tmp_path, canonical=stack.names[:3], tile_size=128)
@@ -266,16 +186,6 @@ def test_student_of_many_channels_starts_from_all_of_them_and_stays_exact_there(
     assert after[1] < 0.95 * before[1]
     matrix = input_layer(student.image_encoder).weight.flatten(2).abs().sum((0, 2))
     assert (matrix > 0).all(), "the encoder sees every channel from the first step"
-
-
-def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
-    generator = inherit(stack_of(), config_of(tmp_path), teacher_of())
-    for step in generator:
-        if step.step == 1:
-            break
-    generator.close()
-    with pytest.raises(TrainingError, match="lora_rank was 8 and is 4"):
-        run(config_of(tmp_path, lora_rank=4, resume=True))
 
 
 def test_steps_never_see_the_held_out_region() -> None:
@@ -380,123 +290,3 @@ def test_light_student_under_a_heavy_teacher(tmp_path: Path, monkeypatch: pytest
     config = config_of(tmp_path, student="light", steps=1, tile_size=128, num_tiles=1, batch_size=1)
     run(config, teacher=heavy)
     assert torch.equal(load_checkpoint(config.out).image_encoder.pos_embed, light.image_encoder.pos_embed)
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "what"),
-    [
-        ({"canonical": ("c0", "nir")}, ChannelError, "nir"),
-        ({"canonical": ("c0", "c1", "c2", "c3")}, ChannelError, "one to three"),
-        ({"tile_size": 50}, TrainingError, "multiple of 32"),
-        ({"merge": "mean"}, Exception, "merge module"),
-        ({"out": Path("/nowhere/at/all.safetensors")}, TrainingError, "existing folder"),
-    ],
-)
-def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], error: type, what: str) -> None:
-    with pytest.raises(error, match=what):
-        run(config_of(tmp_path, **changes))
-
-
-def test_wrong_stacks_are_refused(tmp_path: Path) -> None:
-    config = config_of(tmp_path)
-    with pytest.raises(TrainingError, match="at least 1 stack"):
-        list(inherit([], config, teacher_of()))
-    with pytest.raises(ChannelError, match="same channels"):
-        list(inherit([stack_of(4), stack_of(5)], config, teacher_of()))
-    with pytest.raises(TrainingError, match="hold a region out"):
-        list(inherit(stack_of(size=(20, 20)), config, teacher_of()))
-
-
-SCRIPT = """
-import json, os, sys
-sys.path.insert(0, {folder!r})
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from test_inherit import config_of, inherit, stack_of, teacher_of
-config = config_of(Path({out!r}), **{changes!r})
-for step in inherit(stack_of(), config, teacher_of()):
-    # One write for each line: two processes share this pipe.
-    os.write(1, (json.dumps([step.step, step.loss.hex()]) + "\\n").encode())
-"""
-
-
-def script_of(out: Path, **changes: Any) -> str:
-    return textwrap.dedent(SCRIPT.format(folder=str(Path(__file__).parent), out=str(out), changes=changes))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums are taken in the same order as in the script."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.usefixtures("one_thread")
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    out.mkdir()
-    script = tmp_path / "two.py"
-    script.write_text(script_of(out, devices=2, strategy="ddp", steps=3), encoding="utf-8")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    found = {step: float.fromhex(loss) for step, loss in map(json.loads, lines) if step}
-    one = losses(run(config_of(tmp_path, steps=3)))
-    assert found == pytest.approx(one, rel=1e-3)
-    two, alone = (load_checkpoint(path / "student.safetensors") for path in (out, tmp_path))
-    for name, value in alone.state_dict().items():
-        torch.testing.assert_close(two.state_dict()[name], value, atol=2e-4, rtol=1e-2)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.usefixtures("one_thread")
-def test_killed_run_goes_on_with_the_same_next_loss(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", script_of(tmp_path, steps=500, validate_every=0)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    seen = {}
-    for line in process.stdout:
-        step, loss = json.loads(line)
-        seen[step] = float.fromhex(loss)
-        if step == 5:
-            os.kill(process.pid, signal.SIGKILL)
-    process.stdout.close()
-    process.wait()
-    generator = inherit(stack_of(), config_of(tmp_path, steps=500, validate_every=0, resume=True), teacher_of())
-    again: dict[int, float] = {}
-    for step in generator:
-        if step.step:
-            again[step.step] = step.loss
-            if step.step > max(seen):
-                break
-    generator.close()
-    whole = run_until(config_of(tmp_path, steps=500, validate_every=0), max(again))
-    assert again == {number: whole[number] for number in again}
-    assert 5 <= min(again) <= max(seen) + 1
-
-
-def run_until(config: InheritConfig, last: int) -> dict[int, float]:
-    found: dict[int, float] = {}
-    generator = inherit(stack_of(), config, teacher_of())
-    for step in generator:
-        if step.step:
-            found[step.step] = step.loss
-        if step.step == last:
-            break
-    generator.close()
-    return found
