@@ -1,95 +1,39 @@
-"""Predictor: equal to SamPredictor, true to every channel, and careful with input."""
+"""Predictor: equal to SamPredictor, true to every channel."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from predicting import noise, small_sam, stack_of, student_of
 from segment_anything import SamPredictor
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import Tensor, nn
+from segment_anything.modeling import Sam
+from torch import Tensor
 
-from e2sam.data.normalize import ChannelRecipe, apply_recipes
+from e2sam.data.normalize import apply_recipes
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from e2sam.errors import ChannelError, PromptError, StackError
-from e2sam.inference.embeddings import EmbeddingCache
+from e2sam.errors import ChannelError
 from e2sam.inference.frame import Frame
 from e2sam.inference.plan import Scene
 from e2sam.inference.prediction import crops_iou
 from e2sam.inference.predictor import Predictor
-from e2sam.modeling.build import build_from_sam, build_model, teacher_config
+from e2sam.modeling.build import build_from_sam
 from e2sam.modeling.e2sam import E2SAM
-
-T = TypeVar("T", bound=nn.Module)
-
-
-def stack_of(data: NDArray[Any], names: str | None = None, **kinds: str) -> ChannelStack:
-    called = [f"c{index}" for index in range(len(data))] if names is None else names.split()
-    return ChannelStack(data, tuple(ChannelSpec(name, kind=kinds.get(name, "")) for name in called))
-
-
-def noise(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> NDArray[Any]:
-    """Smooth noise, so that neighbouring pixels are alike and no two channels are."""
-    generator = np.random.default_rng(seed)
-    coarse = torch.from_numpy(generator.random((1, shape[0], 9, 9)))
-    smooth = nn.functional.interpolate(coarse, shape[1:], mode="bicubic", align_corners=False)[0].clamp(0, 1).numpy()
-    scale = {"uint8": 255, "uint16": 5000, "float32": 3.5}[dtype]
-    return (smooth * scale).astype(dtype)
-
-
-def randomized(module: T, seed: int = 0) -> T:
-    """Random values where a fresh module has zeros, so that no part of it is without effect."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return module.eval()
 
 
 @pytest.fixture(scope="module")
 def sam() -> Sam:
-    """A small model of segment_anything's own parts."""
-    torch.manual_seed(0)
-    encoder = ImageEncoderViT(
-        img_size=128,
-        patch_size=16,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        out_chans=256,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=5,
-        global_attn_indexes=(1,),
-    )
-    prompt_encoder = PromptEncoder(256, (8, 8), (128, 128), 16)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
-    decoder = MaskDecoder(transformer_dim=256, transformer=transformer, num_multimask_outputs=3)
-    model = Sam(encoder, prompt_encoder, decoder, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-    return randomized(model)
+    return small_sam()
 
 
 @pytest.fixture(scope="module")
 def teacher(sam: Sam) -> E2SAM:
     """The same weights as `sam`."""
     return build_from_sam(sam.state_dict()).eval()
-
-
-def student_of(names: str) -> E2SAM:
-    channels = tuple(ChannelSpec(name) for name in names.split())
-    recipes = tuple(ChannelRecipe("range", 0.0, 5000.0, 0.5) for _ in channels)
-    torch.manual_seed(0)
-    config = replace(teacher_config("vit_test"), channels=channels, recipes=recipes, merge="gated")
-    return randomized(build_model(config))
 
 
 # Agreement with segment_anything
@@ -328,140 +272,3 @@ def test_leaving_a_channel_out_costs_a_student_no_pass() -> None:
     predictor.set_channels(("c",))
     rest = predictor.predict_prompts(prompts)
     assert without_a == pytest.approx(crops_iou(full.mask_crop(), rest.mask_crop()))
-
-
-# Input
-
-
-def test_wrong_prompts_are_refused_before_any_pass(teacher: E2SAM) -> None:
-    predictor = Predictor(teacher, cache=False, large_side=50)
-    predictor.set_stack(stack_of(noise((3, 300, 300))))
-    wrong: list[Callable[[], Any]] = [
-        lambda: predictor.predict(),
-        lambda: predictor.predict(points=[(301, 5)]),
-        lambda: predictor.predict(points=[(5, 5)], labels=[2]),
-        lambda: predictor.predict(box=(9, 9, 3, 12)),
-        lambda: predictor.predict(points=[(5, 5)], mask=np.zeros((9, 9))),
-        lambda: predictor.predict(points="ab"),
-        lambda: predictor.predict(points=[(5, 5)], mask="x"),
-    ]
-    for attempt in wrong:
-        with pytest.raises(PromptError):
-            attempt()
-    assert predictor.encoder_passes == 0
-
-
-def test_wrong_channels_are_refused_before_any_pass_and_leave_the_old_state(teacher: E2SAM) -> None:
-    predictor = Predictor(teacher, cache=False)
-    stack = stack_of(noise((4, 40, 40)))
-    with pytest.raises(StackError, match="set_stack"):
-        predictor.predict(points=[(5, 5)])
-    for channels in ((), ("c0", "c0"), ("nothing",), (7,)):
-        with pytest.raises(ChannelError):
-            predictor.set_stack(stack, channels=channels)
-    with pytest.raises(StackError, match="read_stack"):
-        predictor.set_stack(np.zeros((3, 8, 8)))  # type: ignore[arg-type]
-    with pytest.raises(StackError, match="plane"):
-        predictor.set_stack(ChannelStack(np.zeros((2, 3, 8, 8)), stack.channels[:3], leading="T"))
-    assert predictor.encoder_passes == 0
-    predictor.set_stack(stack, channels=("c1",))
-    with pytest.raises(ChannelError):
-        predictor.set_channels(("nothing",))
-    assert predictor.channels == ("c1",)
-
-
-def test_a_mask_is_not_made_from_nothing(
-    teacher: E2SAM, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The command may have set up its own log in this process.
-    monkeypatch.setattr(logging.getLogger("e2sam"), "propagate", True)
-    predictor = Predictor(teacher, cache=False)
-    data = noise((4, 40, 40), "float32")
-    data[:2] = np.nan
-    # One valid pixel is enough.
-    data[2], data[2, 7, 9] = np.nan, 1.0
-    stack = stack_of(data)
-    for channels in (("c0",), ("c0", "c1")):
-        with pytest.raises(ChannelError, match="valid pixels"):
-            predictor.set_stack(stack, channels)
-    with pytest.raises(ChannelError, match="valid pixels"):
-        predictor.set_stack(stack_of(np.full((3, 8, 8), np.nan, np.float32)))
-    assert predictor.encoder_passes == 0
-    with caplog.at_level("WARNING", "e2sam"):
-        predictor.set_stack(stack, ("c0", "c2", "c3"))
-    assert "No valid pixel in c0" in caplog.text
-
-
-def test_invalid_pixels_never_reach_the_model(teacher: E2SAM) -> None:
-    data = noise((4, 60, 60), "float32")
-    data[1, 10:30] = np.nan
-    data[2, :, 5:9] = np.inf
-    predictor = Predictor(teacher, cache=False)
-    predictor.set_stack(stack_of(data), channels=range(4))
-    assert np.isfinite(predictor.predict(points=[(30, 30)]).logits).all()
-
-
-# Cache and threads
-
-
-def test_the_second_opening_needs_no_encoder_pass(teacher: E2SAM, tmp_path: Any) -> None:
-    model = build_model(teacher_config("vit_test")).eval()
-    model.fingerprint = "one"
-    data = noise((5, 60, 60), "uint16")
-    first = Predictor(model, cache=EmbeddingCache(tmp_path))
-    first.set_stack(stack_of(data), channels=range(5))
-    expected = first.predict(points=[(30, 30)])
-    second = Predictor(model, cache=EmbeddingCache(tmp_path))
-    second.set_stack(stack_of(data.copy()), channels=range(5))
-    found = second.predict(points=[(30, 30)])
-    assert (first.encoder_passes, second.encoder_passes) == (1, 0)
-    np.testing.assert_allclose(found.logits, expected.logits, atol=0.02)
-    second.set_stack(stack_of(data[::-1].copy()), channels=range(5), recipes="none")
-    assert second.encoder_passes == 1
-
-    model.fingerprint = "another"
-    third = Predictor(model, cache=EmbeddingCache(tmp_path))
-    third.prefetch(stack_of(data), channels=range(5))
-    assert third.encoder_passes == 1
-    third.set_stack(stack_of(data), channels=range(5))
-    assert third.encoder_passes == 1
-
-
-def test_a_model_without_fingerprint_is_never_cached(tmp_path: Any) -> None:
-    predictor = Predictor(build_model(teacher_config("vit_test")).eval(), cache=EmbeddingCache(tmp_path))
-    predictor.set_stack(stack_of(noise((3, 40, 40))))
-    assert not list(tmp_path.iterdir())
-
-
-def test_predict_answers_for_the_earlier_stack_while_another_is_set(teacher: E2SAM) -> None:
-    predictor = Predictor(teacher, cache=False)
-    predictor.set_stack(stack_of(noise((3, 40, 50))))
-    started, go_on = threading.Event(), threading.Event()
-    run = predictor._encoder._run
-
-    def slow(*given: Any) -> Tensor:
-        started.set()
-        assert go_on.wait(20)
-        return run(*given)
-
-    predictor._encoder._run = slow  # type: ignore[method-assign]
-    worker = threading.Thread(target=predictor.set_stack, args=(stack_of(noise((3, 90, 20), seed=1)),))
-    worker.start()
-    assert started.wait(20)
-    assert predictor.predict(points=[(45, 5)]).masks.shape == (3, 40, 50)
-    go_on.set()
-    worker.join(20)
-    assert predictor.predict(points=[(5, 85)]).masks.shape == (3, 90, 20)
-
-
-def test_refining_looks_closer(teacher: E2SAM) -> None:
-    predictor = Predictor(teacher, cache=False)
-    predictor.set_stack(stack_of(noise((3, 600, 800))))
-    prompts = Prompts.checked([(400, 300), (10, 10)], [1, 0], None, None, predictor.size)
-    refined = predictor.refine(prompts, (390, 290, 420, 305))
-    x0, y0, x1, y1 = refined.window
-    assert (x0, y0, x1, y1) == (375, 267, 435, 328)
-    assert refined.masks.shape == (1, 600, 800)
-    assert predictor.encoder_passes == 2
-    box = refined.mask_box()
-    assert x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1
