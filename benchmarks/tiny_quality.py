@@ -245,7 +245,7 @@ def run(model_name: str, work: Workload, held_out: Path | None, only: list[str],
     predictor = Predictor(model, cache=False)
     exact = Predictor(load_model(model_name, device="cpu", exact=True), cache=False)
     report = Report("tiny_quality", {"model": model_name, "fingerprint": model.fingerprint[:12], "sets": {}})
-    report.figures["type"] = str(model.decoder.compute_dtype)
+    report.figures["type"] = str(model.image_encoder.compute_dtype)
     report.figures["seconds"], report.figures["seconds, exact"] = timings(predictor), timings(exact)
     sets: dict[str, dict[str, dict[str, float]]] = report.figures["sets"]
     agreed: dict[str, float] = {}
