@@ -25,14 +25,16 @@ def figures(*rows):
         ([(0.4, 12), (0.5, 10)], -0.05, 1.0, False),
         # The score fell, whatever the clicks say.
         ([(0.3, 7), (0.6, 10)], -0.05, -1.5, False),
-        # More clicks on one of two objects only, or on both alike: more than chance explains.
+        # Perhaps more clicks, with a score that is better on both objects, or only on one of two.
         ([(0.7, 14), (0.6, 10)], 0.15, 2.0, True),
+        ([(0.8, 12), (0.4, 10)], 0.1, 1.0, False),
+        # More clicks on both alike: more than chance explains.
         ([(0.7, 12), (0.6, 12)], 0.15, 2.0, False),
         # As before.
         ([(0.5, 10), (0.5, 10)], 0.0, 0.0, True),
     ],
 )
-def test_taken_unless_the_score_fell_or_clicks_surely_rose(after, score, clicks, taken):
+def test_taken_unless_the_score_fell_or_clicks_rose_for_it(after, score, clicks, taken):
     before = figures((0.5, 10), (0.5, 10))
     compared = compare_clicks(before, figures(*after))
     assert compared["score"] == pytest.approx(score) and compared["noc85"] == pytest.approx(clicks)
