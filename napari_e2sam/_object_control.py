@@ -24,6 +24,8 @@ __all__ = ["ObjectControl"]
 
 # Objects that change together are drawn by squares of this side, as many in one turn as fit into the time.
 _SQUARE = 512
+# A larger one is cut into pieces of this side: writing all of one that covers a large image would hold the window.
+_PIECE = 1024
 _DRAWING_S = 0.03
 
 
@@ -309,16 +311,23 @@ class ObjectControl:
 
 
 def squares_of(boxes: Iterable[Box]) -> list[Box]:
-    """Few boxes that hold many: those that begin in the same square of the image are united, unless one is large."""
+    """Few boxes that hold many: those that begin in the same square of the image are united; large ones are cut."""
     united: dict[tuple[int, int], Box] = {}
     large = []
     for box in boxes:
         if box[2] - box[0] > _SQUARE or box[3] - box[1] > _SQUARE:
-            large.append(box)
+            large += _pieces_of(box)
             continue
         key = box[0] // _SQUARE, box[1] // _SQUARE
         united[key] = unite(united[key], box) if key in united else box
     return [*large, *united.values()]
+
+
+def _pieces_of(box: Box) -> list[Box]:
+    x0, y0, x1, y1 = box
+    return [
+        (x, y, min(x + _PIECE, x1), min(y + _PIECE, y1)) for y in range(y0, y1, _PIECE) for x in range(x0, x1, _PIECE)
+    ]
 
 
 def objects_of(

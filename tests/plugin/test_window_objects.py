@@ -188,3 +188,14 @@ def test_many_objects_at_once_are_all_drawn(window: Any, stack: ChannelStack) ->
         (0, 0, 20, 9),
         (600, 0, 610, 5),
     ]
+
+
+def test_a_large_object_is_drawn_in_pieces() -> None:
+    box = (5, 10, 2500, 1900)
+    pieces = squares_of([box])
+    assert len(pieces) == 6
+    assert max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in pieces) <= 1024
+    covered = np.zeros((2000, 2600), np.uint8)
+    for x0, y0, x1, y1 in pieces:
+        covered[y0:y1, x0:x1] += 1
+    assert covered.max() == 1 and covered.sum() == covered[10:1900, 5:2500].sum() == 2495 * 1890
