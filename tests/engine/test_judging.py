@@ -28,6 +28,8 @@ def figures(*rows):
         # Perhaps more clicks, with a score that is better on both objects, or only on one of two.
         ([(0.7, 14), (0.6, 10)], 0.15, 2.0, True),
         ([(0.8, 12), (0.4, 10)], 0.1, 1.0, False),
+        # A gain that is sure, but too small for it.
+        ([(0.51, 14), (0.51, 10)], 0.01, 2.0, False),
         # More clicks on both alike: more than chance explains.
         ([(0.7, 12), (0.6, 12)], 0.15, 2.0, False),
         # As before.
