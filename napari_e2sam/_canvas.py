@@ -234,10 +234,9 @@ class Canvas:
             self._colours = layer.colormap, {}
         known = self._colours[1]
         if number not in known:
-            colour = layer.get_color(number)
-            known[number] = (
-                (0.5, 0.5, 0.5) if colour is None else (float(colour[0]), float(colour[1]), float(colour[2]))
-            )
+            # Not the layer's own answer, which is black for all but the chosen one while only that is shown.
+            red, green, blue = layer.colormap.map(number)[:3]
+            known[number] = float(red), float(green), float(blue)
         return known[number]
 
     def look_at(self, box: Box) -> None:
