@@ -31,6 +31,7 @@ from e2sam.training.tiny_data import (
     Batch,
     SceneSource,
     SourceSettings,
+    check_shares,
     first_prompts,
     make_batch,
     pack_scene,
@@ -65,8 +66,8 @@ class TinyConfig:
         takes fewer scenes where they are larger than the first.
     scene_side
         Height and width of the scenes that crops are taken from, pixels.
-    cultures
-        Share of the scenes that are cell cultures, which scenes of any kind are not.
+    cultures, streets
+        Shares of the scenes that are cell cultures and streets, which scenes of any kind are not.
     fresh, capacity
         New scenes taken in at each step, and how many are held.
     learning_rate, weight_decay, averaging
@@ -91,6 +92,7 @@ class TinyConfig:
     sides: tuple[int, ...] = (192,)
     scene_side: int = SCENE_SIDE
     cultures: float = 0.0
+    streets: float = 0.0
     fresh: int = 3
     capacity: int = 1000
     learning_rate: float = 1.2e-3
@@ -104,6 +106,9 @@ class TinyConfig:
     workers: int = 1
     cores: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_shares(self.cultures, self.streets)
+
     def draw_shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Scenes, objects and side of a step."""
         side = int(rng.choice(self.sides))
@@ -115,6 +120,7 @@ class TinyConfig:
             self.seed,
             self.scene_side,
             self.cultures,
+            self.streets,
             self.fresh,
             self.capacity,
             self.material,
@@ -321,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
         "seed",
     ):
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(defaults, name))
-    for name in ("learning_rate", "weight_decay", "averaging", "cultures"):
+    for name in ("learning_rate", "weight_decay", "averaging", "cultures", "streets"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
     return parser
 

@@ -21,7 +21,17 @@ from e2sam.data.clicks import jittered_box, training_click
 from e2sam.data.synthetic import Material, SceneOptions, make_scene
 from e2sam.errors import TrainingError
 
-__all__ = ["Batch", "PackedScene", "SceneSource", "SourceSettings", "first_prompts", "make_batch", "pack_scene"]
+__all__ = [
+    "Batch",
+    "PackedScene",
+    "SceneSource",
+    "SourceSettings",
+    "check_shares",
+    "draw_kind",
+    "first_prompts",
+    "make_batch",
+    "pack_scene",
+]
 
 SCENE_SIDE = 320
 NUM_EXTRAS = 3
@@ -41,12 +51,36 @@ class PackedScene:
     parents: NDArray[np.int32]
 
 
+def check_shares(cultures: float, streets: float) -> None:
+    """Refuse shares of scenes that are negative or more than all."""
+    if min(cultures, streets) < 0 or cultures + streets > 1:
+        raise TrainingError(
+            "Expected shares of cultures and streets that are not negative and add up to at most 1, "
+            f"got {cultures} and {streets}."
+        )
+
+
+def draw_kind(rng: np.random.Generator, cultures: float, streets: float) -> str | None:
+    """Kind of a scene by one draw: a "culture", a "street", or None for any other; no draw where both shares are 0."""
+    if cultures + streets <= 0:
+        return None
+    draw = rng.random()
+    if draw < cultures:
+        return "culture"
+    return "street" if draw < cultures + streets else None
+
+
 def pack_scene(
-    seed: int, index: int, material: Material | None, side: int = SCENE_SIDE, cultures: float = 0.0
+    seed: int,
+    index: int,
+    material: Material | None,
+    side: int = SCENE_SIDE,
+    cultures: float = 0.0,
+    streets: float = 0.0,
 ) -> PackedScene:
-    """Scene number `index` of a seed, a share of them cell cultures: always the same."""
-    is_culture = cultures > 0 and np.random.default_rng((seed, index, 1)).random() < cultures
-    options = SceneOptions(kind="culture") if is_culture else None
+    """Scene number `index` of a seed, a share of them cell cultures and a share streets: always the same."""
+    kind = draw_kind(np.random.default_rng((seed, index, 1)), cultures, streets)
+    options = None if kind is None else SceneOptions(kind=kind)
     scene = make_scene(np.random.default_rng((seed, index)), (side, side), NUM_EXTRAS, options, material)
     planes = (scene.planes * 255 + 0.5).astype(np.uint8)
     return PackedScene(planes, scene.labels.astype(np.int16), scene.visible, scene.parents)
@@ -58,8 +92,9 @@ class SourceSettings:
 
     Attributes
     ----------
-    seed, side, cultures
-        Of the scenes: random seed, height and width in pixels, and the share of cell cultures among them.
+    seed, side, cultures, streets
+        Of the scenes: random seed, height and width in pixels, and the shares of cell cultures and of streets among
+        them.
     fresh, capacity
         New scenes at each step, and how many are held.
     material
@@ -71,11 +106,15 @@ class SourceSettings:
     seed: int = 0
     side: int = SCENE_SIDE
     cultures: float = 0.0
+    streets: float = 0.0
     fresh: int = 3
     capacity: int = 1000
     material: Path | None = None
     workers: int = 1
     cores: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_shares(self.cultures, self.streets)
 
 
 def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
@@ -88,7 +127,7 @@ def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
     material = None if settings.material is None else Material.load(settings.material)
     index = start
     while True:
-        scene = pack_scene(settings.seed, index, material, settings.side, settings.cultures)
+        scene = pack_scene(settings.seed, index, material, settings.side, settings.cultures, settings.streets)
         while True:
             try:
                 queue.put((scene.planes, scene.labels, scene.visible, scene.parents), timeout=_PATIENCE_S)

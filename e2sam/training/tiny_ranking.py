@@ -22,7 +22,7 @@ from e2sam.data.synthetic import Material, Scene, SceneOptions, make_scene
 from e2sam.errors import TrainingError
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.tiny import TinyDecoder
-from e2sam.training.tiny_data import first_prompts
+from e2sam.training.tiny_data import check_shares, draw_kind, first_prompts
 from e2sam.training.tiny_loss import Rounds, corrected
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -49,8 +49,8 @@ class RankingConfig:
         `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
     scenes, objects
         Scenes of 512 x 512 pixels, and objects of each at most.
-    cultures
-        Share of the scenes that are cell cultures, which scenes of any kind are not.
+    cultures, streets
+        Shares of the scenes that are cell cultures and streets, which scenes of any kind are not.
     smallest
         Least area of an object that is asked for, pixels.
     epochs, learning_rate, weight_decay, dropout
@@ -65,12 +65,16 @@ class RankingConfig:
     scenes: int = 300
     objects: int = 12
     cultures: float = 0.0
+    streets: float = 0.0
     smallest: int = 200
     epochs: int = 40
     learning_rate: float = 2e-3
     weight_decay: float = 0.3
     dropout: float = 0.3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_shares(self.cultures, self.streets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +128,7 @@ def collect_examples(
     try:
         for number in numbers:
             rng = np.random.default_rng((config.seed, number))
-            kind = "culture" if config.cultures and rng.random() < config.cultures else None
+            kind = draw_kind(rng, config.cultures, config.streets)
             options = SceneOptions(kind, hidden=0.0, smallest=config.smallest)
             scene = make_scene(rng, (_SIDE, _SIDE), 0, options, material)
             masks = _objects(rng, scene, config.objects)
@@ -205,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     defaults = RankingConfig(Path(), Path())
     for name in ("scenes", "objects", "smallest", "epochs", "seed"):
         parser.add_argument("--" + name, type=int, default=getattr(defaults, name))
-    for name in ("cultures", "learning_rate", "weight_decay", "dropout"):
+    for name in ("cultures", "streets", "learning_rate", "weight_decay", "dropout"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logger.info("wrote %s", train_ranking(RankingConfig(**vars(parser.parse_args(arguments)))))

@@ -12,14 +12,15 @@ from e2sam.data.synthetic import shapes
 from e2sam.data.synthetic.canvas import Canvas, Layer
 from e2sam.data.synthetic.culture import paint_culture
 from e2sam.data.synthetic.material import Material
+from e2sam.data.synthetic.street import paint_street
 from e2sam.data.synthetic.textures import Planes, random_colour, resample, smooth_field, texture
 from e2sam.data.synthetic.tissue import paint_tissue
 from e2sam.errors import StackError
 
 __all__ = ["KINDS", "Scene", "SceneOptions", "make_scene"]
 
-KINDS = ("objects", "cells", "regions", "tissue", "culture")
-# How often a scene of any kind is each of the first four; the last is asked for by name.
+KINDS = ("objects", "cells", "regions", "tissue", "culture", "street")
+# How often a scene of any kind is each of the first four; the others are asked for by name.
 _SHARES = (0.45, 0.2, 0.2, 0.15)
 
 
@@ -31,7 +32,7 @@ class SceneOptions:
     ----------
     kind
         "objects" on a background, many small "cells", large "regions", cells packed to "tissue", cells spread on glass,
-        a "culture", or None for any of the first four.
+        a "culture", a "street", or None for any of the first four.
     hidden
         Share of objects that the colour planes do not show at all.
     night, haze
@@ -114,6 +115,8 @@ def make_scene(
         paint_tissue(rng, canvas)
     elif kind == "culture":
         paint_culture(rng, canvas)
+    elif kind == "street":
+        paint_street(rng, canvas, material)
     else:
         _background(rng, canvas, material)
         if kind == "regions":
