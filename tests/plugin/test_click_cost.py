@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,41 @@ from qtpy.QtCore import QTimer
 from vispy.visuals.line import dash_atlas
 
 from e2sam.data.stack import ChannelStack
+from napari_e2sam import __main__ as application
 from napari_e2sam._own_layers import prepare
+
+
+class _Cycle:
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """What a test has frozen is collected again after it."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_window_is_left_out_of_collections_and_garbage_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, frozen = _Cycle(), gc.get_freeze_count()
+    gone, counts = weakref.ref(before), []
+    opened: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(application, "open_window", lambda *arguments, **_: opened.append(arguments))
+    monkeypatch.setattr(application.napari, "run", lambda: counts.append(gc.get_freeze_count()))
+    del before
+    assert application.main(["a.tif", "--session", "s.e2sam"]) == 0
+    assert opened == [([Path("a.tif")], Path("s.e2sam"), "tiny")]
+    # Frozen before the event loop begins, and nothing that was garbage already.
+    assert counts[0] > frozen + 10_000 and gone() is None
+    after = _Cycle()
+    gone = weakref.ref(after)
+    del after
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_click_is_one_change_that_moves_nothing_else(
