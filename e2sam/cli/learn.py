@@ -204,13 +204,13 @@ def _add_finetune(commands: Any, common: argparse.ArgumentParser) -> None:
         "--seconds",
         type=_seconds,
         metavar="S",
-        help="time for the steps (default: half a second for each)",
+        help="time for the steps (default: half a second for each, 30 s for up to 8 objects)",
     )
     parser.add_argument(
         "--held-out",
         type=_share,
         metavar="0..0.5",
-        help="share of the labels to judge by (default 0.25; up to 8 objects: each half by what the other taught)",
+        help="share of the labels to judge by (default 0.25; up to 8 objects: each by what others taught)",
     )
     parser.add_argument("--lora-rank", dest="rank", type=_count, metavar="R", help="rank of the low-rank changes")
     parser.add_argument("--decoder", choices=("detail", "bmvc2023"), help="of the semantic head")

@@ -38,11 +38,12 @@ class FinetuneConfig:
     steps, batch_size, learning_rate, encoder_rate, weight_decay
         Of the run; 0 (weight_decay: None) = chosen.
     seconds
-        Wall-clock time for the steps; 0 = chosen: where `steps` are not set, half a second for each with a promptable
-        head on an unchanged encoder, so that five corrections take under a minute on any machine; else no limit.
+        Wall-clock time for the steps; 0 = chosen: where `steps` are not set and a promptable head learns on an
+        unchanged encoder, half a second for each, or 30 s of up to 8 objects, so that five corrections take under a
+        minute on any machine; else no limit.
     held_out
-        Share of the labels that the result is measured on; fixed before training. Up to 8 objects to click at are
-        halved instead: one model learns from each half and is judged by the other, the mean of both is kept.
+        Share of the labels that the result is measured on; fixed before training. Of up to 8 objects to click at each
+        is held out once instead: up to five models learn from the others, and the mean of their weights is kept.
     seed
         Of the split and of every draw.
     replay, keep

@@ -22,7 +22,7 @@ from e2sam.training.dataset import LARGE_SIDE, LabelledScene, WindowData, scenes
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
 from e2sam.training.promptable import ClickModule, ClickSettings, PromptTask, held_out_scores
-from e2sam.training.split import ObjectPlace, Split, split_objects
+from e2sam.training.split import ObjectPlace, Split, cross_objects, split_objects
 from e2sam.training.task import Outcome, TrainingTask
 from e2sam.training.tuning import set_trained
 from e2sam.weights.zoo import load_model
@@ -30,9 +30,9 @@ from e2sam.weights.zoo import load_model
 __all__ = ["PromptHead"]
 
 _FEWEST_STEPS, _MOST_STEPS = 60, 400
-_CROSSED_STEPS = 72
-# Up to this many objects are all judged by, see `PromptHead.folds`.
+# Up to this many objects are all learned from and all judged by, see `PromptHead.folds`.
 _FEW_OBJECTS = 8
+_CROSSED_RUNS, _CROSSED_STEPS, _CROSSED_SECONDS = 5, 150, 30.0
 _TURNED_SCENES, _MIRRORED_SCENES = 3, 8
 _SECONDS_A_STEP = 0.5
 # Of the way from the old weights to the trained ones, tried beside all of it.
@@ -53,8 +53,8 @@ class PromptHead:
         Scenes with the objects of each side.
     division
         How they were divided.
-    is_crossed
-        Whether each side is learned from once and judges once.
+    crossed
+        Of few objects: the runs that each hold out others of them, see `folds`.
     """
 
     config: FinetuneConfig
@@ -62,38 +62,43 @@ class PromptHead:
     train: list[LabelledScene]
     held_out: list[LabelledScene]
     division: Split
-    is_crossed: bool = False
+    crossed: tuple[PromptHead, ...] = ()
 
     @classmethod
     def open(cls, data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> PromptHead:
         """Divide the corrections, and load images and model."""
         corrections = _corrections_of(data)
-        is_crossed = len(corrections) <= _FEW_OBJECTS and (config.tune or "decoder") == "decoder"
-        division = _divide(corrections, config, 0.5 if is_crossed else config.held_out)
         base = load_model(config.model, device=config.device)
-        sides = [
-            scenes_of([corrections[index] for index in side], config.channels)
-            for side in (division.train, division.held_out)
-        ]
-        return cls(config, base, sides[0], sides[1], division, is_crossed and division.kind != "given")
+        scenes = scenes_of(corrections, config.channels)
+        places = [ObjectPlace(one.image.key, one.image.size, one.mask.box) for one in corrections]
+
+        def head_of(division: Split, config: FinetuneConfig) -> PromptHead:
+            sides = ([corrections[index] for index in side] for side in (division.train, division.held_out))
+            train, held_out = (_only(scenes, side) for side in sides)
+            return cls(config, base, train, held_out, division)
+
+        given = _given(corrections)
+        if given or len(corrections) > _FEW_OBJECTS or (config.tune or "decoder") != "decoder":
+            return head_of(given or split_objects(places, config.held_out, config.seed), config)
+        divisions = cross_objects(places, _CROSSED_RUNS, config.seed)
+        steps, seconds = config.steps or _CROSSED_STEPS, config.seconds or (0 if config.steps else _CROSSED_SECONDS)
+        each = replace(config, steps=max(1, steps // len(divisions)), seconds=seconds / len(divisions))
+        everything = tuple(range(len(corrections)))
+        whole = Split(everything, everything, kind="crossed", margin=max(one.margin for one in divisions))
+        return replace(head_of(whole, config), crossed=tuple(head_of(one, each) for one in divisions))
 
     def folds(self) -> Sequence[PromptHead]:
-        """Itself, or, of few objects, two: each side is learned from once and judges once what the other taught.
+        """Itself, or, of few objects, several runs: each object judges once what was learned from the others.
 
         Two or three held-out objects say too little, and not to learn from them costs too much.
         """
-        if not self.is_crossed:
-            return (self,)
-        half = replace(self.config, steps=max(1, self.steps // 2), seconds=self.seconds / 2)
-        turned = replace(self.division, train=self.division.held_out, held_out=self.division.train)
-        one = replace(self, config=half, is_crossed=False)
-        return one, replace(one, train=self.held_out, held_out=self.train, division=turned)
+        return self.crossed or (self,)
 
     @property
     def steps(self) -> int:
         """Steps of all runs together."""
-        if self.is_crossed:
-            return self.config.steps or _CROSSED_STEPS
+        if self.crossed:
+            return sum(run.steps for run in self.crossed)
         objects = sum(len(scene.objects) for scene in self.train)
         return self.config.steps or min(_MOST_STEPS, max(_FEWEST_STEPS, 40 + 8 * objects))
 
@@ -101,6 +106,8 @@ class PromptHead:
     def seconds(self) -> float:
         """Wall-clock time for the steps; 0 = no limit."""
         config = self.config
+        if self.crossed:
+            return sum(run.seconds for run in self.crossed)
         if config.seconds or config.steps or (config.tune or "decoder") != "decoder":
             return config.seconds
         return _SECONDS_A_STEP * self.steps
@@ -113,20 +120,14 @@ class PromptHead:
     @property
     def split(self) -> dict[str, Any]:
         """How labels were divided, as JSON values."""
-        counts = {"train": len(self.division.train), "held_out": len(self.division.held_out)}
-        if self.is_crossed:
-            counts = dict.fromkeys(counts, sum(counts.values()))
-        return {
-            **counts,
-            "dropped": len(self.division.dropped),
-            "kind": f"{self.division.kind}, crossed" if self.is_crossed else self.division.kind,
-            "margin": self.division.margin,
-        }
+        division = self.division
+        counts = {name: len(getattr(division, name)) for name in ("train", "held_out", "dropped")}
+        return {**counts, "kind": division.kind, "margin": division.margin}
 
     def task(self, save_as: Callable[[Path, E2SAM, Outcome], None], identity: Mapping[str, Any]) -> TrainingTask:
         """The task, on a fresh copy of the model."""
         tune = self.config.tune or "decoder"
-        model = load_model(self.config.model, device=self.config.device)
+        model = copy.deepcopy(self.base)
         cache = EmbeddingCache() if tune == "decoder" else None
         encoder = WindowEncoder(self.base, cache)
         set_trained(model, model.decoder, tune, self.config.late_blocks, self.config.rank)
@@ -221,6 +222,9 @@ class PromptHead:
             return None
         if any(len(_rgb(self, scene)) < 3 for scene in scenes):
             return None
+        return replace(self._on_rgb(), crossed=tuple(run._on_rgb() for run in self.crossed))
+
+    def _on_rgb(self) -> PromptHead:
         sides = [[replace(scene, channels=_rgb(self, scene)) for scene in side] for side in (self.train, self.held_out)]
         return replace(self, train=sides[0], held_out=sides[1])
 
@@ -253,11 +257,17 @@ def _corrections_of(data: CorrectionSet | LabelledSet | str | Path) -> Sequence[
     return found.corrections
 
 
-def _divide(corrections: Sequence[Correction], config: FinetuneConfig, share: float) -> Split:
-    """The split that the data comes with ("val" is held out), else our own."""
+def _given(corrections: Sequence[Correction]) -> Split | None:
+    """The split that the data comes with ("val" is held out), if it comes with one."""
     given = [correction.split for correction in corrections]
-    if "train" in given and "val" in given:
-        sides = [tuple(index for index, name in enumerate(given) if name == side) for side in ("train", "val")]
-        return Split(sides[0], sides[1], kind="given")
-    places = [ObjectPlace(one.image.key, one.image.size, one.mask.box) for one in corrections]
-    return split_objects(places, share, config.seed)
+    if "train" not in given or "val" not in given:
+        return None
+    sides = [tuple(index for index, name in enumerate(given) if name == side) for side in ("train", "val")]
+    return Split(sides[0], sides[1], kind="given")
+
+
+def _only(scenes: Sequence[LabelledScene], corrections: Sequence[Correction]) -> list[LabelledScene]:
+    """Scenes with the objects of some corrections alone; images are not opened again."""
+    wanted = {id(correction.mask) for correction in corrections}
+    kept = [replace(scene, objects=tuple(one for one in scene.objects if id(one.mask) in wanted)) for scene in scenes]
+    return [scene for scene in kept if scene.objects]

@@ -13,7 +13,7 @@ from scipy.ndimage import maximum_filter
 
 from e2sam.errors import TrainingError
 
-__all__ = ["ObjectPlace", "Split", "split_images", "split_objects", "split_pixels"]
+__all__ = ["ObjectPlace", "Split", "cross_objects", "split_images", "split_objects", "split_pixels"]
 
 _FEW = 8
 
@@ -47,9 +47,10 @@ class Split:
         Positions into the objects that were given; dropped ones lie in the margin and are used for nothing.
     kind
         "image" (whole images are held out), "region" (a side of the image, across a margin), "object" (single objects
-        of the same region: no cut with a margin leaves objects on both sides) or "none" (too few to hold any out).
+        of the same region: no cut with a margin leaves objects on both sides), "crossed" (one of several splits, see
+        `cross_objects`) or "none" (too few to hold any out).
     margin
-        Pixels between trained and held-out objects ("region"), else 0.
+        Pixels between trained and held-out objects of an image ("region", "crossed"), else 0.
     """
 
     train: tuple[int, ...]
@@ -90,6 +91,54 @@ def split_objects(objects: Sequence[ObjectPlace], share: float = 0.25, seed: int
     if len(images) > 1:
         return _by_image(objects, images, wanted)
     return _by_region(objects, wanted, seed) or _by_object(objects, wanted, seed)
+
+
+def cross_objects(objects: Sequence[ObjectPlace], parts: int, seed: int = 0) -> tuple[Split, ...]:
+    """Splits that hold out each of some objects once; in each, the others are learned from.
+
+    Others within a margin of a held-out object are dropped from its split, unless none would be left.
+
+    Parameters
+    ----------
+    objects
+        At least two labelled objects.
+    parts
+        How many splits at most; never more than objects.
+    seed
+        Another seed gives other parts.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer than two objects.
+    """
+    if len(objects) < 2:
+        raise TrainingError(f"Expected at least 2 labelled objects to hold each out once, got {len(objects)}.")
+    height, width = objects[0].size
+    margin = _margin(height, width)
+    order = _drawn_order(objects, seed)
+    splits = []
+    for part in range(min(parts, len(objects))):
+        held = tuple(sorted(order[part::parts]))
+        others = [index for index in range(len(objects)) if index not in held]
+        far = [index for index in others if all(_gap(objects[index], objects[one]) >= margin for one in held)]
+        train = tuple(far or others)
+        dropped = tuple(index for index in others if index not in train)
+        splits.append(Split(train, held, dropped, "crossed", margin if far else 0))
+    return tuple(splits)
+
+
+def _gap(one: ObjectPlace, other: ObjectPlace) -> float:
+    """Pixels between two boxes along the axis on which they are farther apart; infinite in different images."""
+    if one.image != other.image:
+        return math.inf
+    return max(
+        later.box[axis] - earlier.box[axis + 2] for axis in (0, 1) for earlier, later in ((one, other), (other, one))
+    )
+
+
+def _margin(height: int, width: int) -> int:
+    return max(2, round(0.02 * math.hypot(height, width)))
 
 
 def split_images(images: Sequence[str], share: float = 0.25, seed: int = 0) -> Split:
@@ -171,7 +220,7 @@ def _by_image(objects: Sequence[ObjectPlace], images: Sequence[str], wanted: int
 def _by_region(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split | None:
     """The straight cut with a margin that holds out nearest to `wanted` objects and drops fewest; ties are drawn."""
     height, width = objects[0].size
-    margin = max(2, round(0.02 * math.hypot(height, width)))
+    margin = _margin(height, width)
     # Least share of what a split without dropping would train on: every label of few is dear.
     kept = 0.75 if len(objects) <= _FEW else 0.5
     best: tuple[tuple[float, float], Split] | None = None
@@ -192,10 +241,14 @@ def _by_region(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split 
 
 
 def _by_object(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split:
-    order = sorted(
+    order = _drawn_order(objects, seed)
+    return Split(tuple(sorted(order[wanted:])), tuple(sorted(order[:wanted])), kind="object")
+
+
+def _drawn_order(objects: Sequence[ObjectPlace], seed: int) -> list[int]:
+    return sorted(
         range(len(objects)), key=lambda index: _draw(seed, f"{objects[index].image}{objects[index].box}{index}")
     )
-    return Split(tuple(sorted(order[wanted:])), tuple(sorted(order[:wanted])), kind="object")
 
 
 def _draw(seed: int, text: str) -> float:

@@ -168,34 +168,53 @@ def test_closed_run_resumes_with_the_same_losses(tmp_path, base, corrections):
 
 def test_few_objects_are_learned_from_and_judged_by_in_turn(tmp_path, base, corrections):
     few = CorrectionSet(corrections.corrections[:5])
-    chosen = config(tmp_path, base, steps=6, judged_objects=9, mirrors=False, channels=("R", "G", "B"))
+    chosen = config(tmp_path, base, steps=10, judged_objects=9, mirrors=False, channels=("R", "G", "B"))
     head = PromptHead.open(few, chosen)
-    one, other = head.folds()
-    boxes = [{each.mask.box for scene in side for each in scene.objects} for side in (one.train, one.held_out)]
-    assert len(boxes[0] | boxes[1]) == 5 and not boxes[0] & boxes[1]
-    assert (other.train, other.held_out) == (one.held_out, one.train)
-    assert (one.steps, other.steps, head.steps) == (3, 3, 6) and one.folds() == (one,)
-    trained = [load_model(base, device="cpu") for _ in range(2)]
+    runs = head.folds()
+    held = [each.mask.box for run in runs for scene in run.held_out for each in scene.objects]
+    assert len(runs) == 5 and len(set(held)) == len(held) == 5
+    for one in runs:
+        learned = {each.mask.box for scene in one.train for each in scene.objects}
+        assert learned and not learned & {each.mask.box for scene in one.held_out for each in scene.objects}
+        assert one.steps == 2 and one.folds() == (one,)
+        # The image is opened once, whatever is learned from it.
+        assert {id(scene.stack) for scene in (*one.train, *one.held_out)} == {id(head.train[0].stack)}
+    assert head.steps == 10
+    trained = [load_model(base, device="cpu") for _ in runs]
     with torch.no_grad():
-        trained[0].decoder.to_masks.bias += 1.0
-        trained[1].decoder.to_masks.bias += 2.0
+        for number, model in enumerate(trained):
+            model.decoder.to_masks.bias += float(number)
     moved = head.combined(trained).decoder.to_masks.bias - head.base.decoder.to_masks.bias
-    assert torch.allclose(moved, torch.full_like(moved, 1.5), atol=1e-6)
-    # Each is judged by what its own run held out, and both go as far.
+    assert torch.allclose(moved, torch.full_like(moved, 2.0), atol=1e-6)
+    # Each is judged by what its own run held out.
     figures = head.judge(trained)
-    for fold, model, start in zip(head.folds(), trained, (0, len(one.division.held_out)), strict=True):
-        alone = fold.judge([model]).objects
-        assert [shown.ious for shown in figures.objects[start : start + len(alone)]] == [each.ious for each in alone]
+    for fold, model, shown in zip(runs, trained, figures.objects, strict=True):
+        assert shown.ious == fold.judge([model]).objects[0].ious
     steps, result = run(few, chosen)
     assert result.before["objects"] == result.after["objects"] == 5
-    assert result.split == {"train": 5, "held_out": 5, "dropped": 0, "kind": "region, crossed", "margin": 2}
-    assert [step.step for step in steps if not math.isnan(step.loss)] == [1, 2, 3, 4, 5, 6] and result.steps == 6
+    assert result.split == {"train": 5, "held_out": 5, "dropped": 0, "kind": "crossed", "margin": 2}
+    assert [step.step for step in steps if not math.isnan(step.loss)] == list(range(1, 11)) and result.steps == 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors"]
 
 
-def test_a_run_closed_in_its_second_half_resumes_there(tmp_path, base, corrections):
-    few = CorrectionSet(corrections.corrections[:5])
-    check_resume(few, config(tmp_path, base, steps=6, checkpoint_every=1, mirrors=False), 4, [5, 6])
+@pytest.mark.parametrize(("count", "runs"), [(2, 2), (3, 3), (8, 5), (9, 1)])
+def test_number_of_runs_follows_from_that_of_the_objects(tmp_path, base, corrections, count, runs):
+    many = [
+        replace(one, key=f"{one.key} {turn}", mask=replace(one.mask))
+        for turn in range(2)
+        for one in corrections.corrections
+    ]
+    head = PromptHead.open(CorrectionSet(tuple(many[:count])), config(tmp_path, base, steps=0))
+    assert len(head.folds()) == runs
+    if runs > 1:
+        assert head.steps == runs * (150 // runs) and head.seconds == pytest.approx(30)
+        timed = PromptHead.open(CorrectionSet(tuple(many[:count])), config(tmp_path, base, steps=0, seconds=4.0))
+        assert timed.seconds == pytest.approx(4) and timed.steps == head.steps
+
+
+def test_a_run_closed_in_its_second_part_resumes_there(tmp_path, base, corrections):
+    few = CorrectionSet(corrections.corrections[:3])
+    check_resume(few, config(tmp_path, base, steps=9, checkpoint_every=1, mirrors=False), 5, [6, 7, 8, 9])
 
 
 def test_resume_of_another_run_is_refused(tmp_path, base, corrections):

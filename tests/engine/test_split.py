@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_cdt
 
 from e2sam.errors import TrainingError
-from e2sam.training.split import ObjectPlace, split_images, split_objects, split_pixels
+from e2sam.training.split import ObjectPlace, cross_objects, split_images, split_objects, split_pixels
 
 
 def place(x0, y0, width=10, height=10, image="a", size=(200, 300)):
@@ -62,6 +62,33 @@ def test_several_images_are_held_out_whole():
     held = {objects[index].image for index in split.held_out}
     assert split.kind == "image" and len(held) == 1
     assert not held & {objects[index].image for index in split.train}
+
+
+@settings(max_examples=60, deadline=None)
+@given(objects=st.lists(boxes, min_size=2, max_size=9), parts=st.integers(2, 6), seed=st.integers(0, 5))
+def test_each_object_is_held_out_once_and_what_is_learned_keeps_the_margin(objects, parts, seed):
+    splits = cross_objects(objects, parts, seed)
+    assert len(splits) == min(parts, len(objects))
+    assert sorted(index for split in splits for index in split.held_out) == list(range(len(objects)))
+    for split in splits:
+        assert sorted(split.train + split.held_out + split.dropped) == list(range(len(objects)))
+        assert split.train and split.kind == "crossed"
+        assert not (split.dropped and not split.margin)
+        for index in split.train if split.margin else ():
+            assert all(gap(objects[index], objects[other]) >= split.margin for other in split.held_out)
+    assert cross_objects(objects, parts, seed) == splits
+
+
+def test_objects_of_other_images_are_never_too_near():
+    splits = cross_objects([place(10, 10, image=name) for name in "abc"], 5)
+    assert [len(split.train) for split in splits] == [2, 2, 2] and all(split.margin for split in splits)
+
+
+def test_objects_that_all_touch_are_learned_from_all_the_same():
+    splits = cross_objects([place(10, 10, 100, 100) for _ in range(3)], 5)
+    assert all(len(split.train) == 2 and split.margin == 0 for split in splits)
+    with pytest.raises(TrainingError, match="got 1"):
+        cross_objects([place(0, 0)], 5)
 
 
 def test_another_seed_gives_another_split_and_order_of_images_does_not_matter():
