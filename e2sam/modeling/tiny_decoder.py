@@ -275,17 +275,22 @@ class TinyDecoder(nn.Module):
         return likeness.reshape(-1, 2 * _DETAIL_HEADS, *features.grid)
 
     def _quality(self, logits: Tensor, x8: Tensor, summary: Tensor, steps: Tensor) -> Tensor:
-        """Predicted IoU (B, 4) from what lies under each mask, facts about it, and which of the four it is."""
-        with torch.no_grad():
-            soft = torch.sigmoid(logits)
-            facts = _facts(logits, soft, steps)
-            weights = F.avg_pool2d(soft, 2).flatten(2)
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-3)
-        under = weights @ x8.float().flatten(2).transpose(1, 2)
-        count, masks = logits.shape[:2]
-        whole = summary.float()[:, None].expand(-1, masks, -1)
-        which = torch.eye(masks, device=logits.device).expand(count, -1, -1)
-        return torch.sigmoid(self.quality(torch.cat((under, whole, facts, which), dim=-1))[..., 0].float())
+        """Predicted IoU (B, 4) from what lies under each mask, facts about it, and which of the four it is.
+
+        In float32, whatever the rest computes in: contours are small differences of large areas, which bfloat16 would
+        round to nothing or to less.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            with torch.no_grad():
+                soft = torch.sigmoid(logits)
+                facts = _facts(logits, soft, steps)
+                weights = F.avg_pool2d(soft, 2).flatten(2)
+                weights = weights / (weights.sum(-1, keepdim=True) + 1e-3)
+            under = weights @ x8.float().flatten(2).transpose(1, 2)
+            count, masks = logits.shape[:2]
+            whole = summary.float()[:, None].expand(-1, masks, -1)
+            which = torch.eye(masks, device=logits.device).expand(count, -1, -1)
+            return torch.sigmoid(self.quality(torch.cat((under, whole, facts, which), dim=-1))[..., 0])
 
 
 def _steps(cost: Tensor) -> Tensor:

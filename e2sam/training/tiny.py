@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from e2sam.data.synthetic import Material
+from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.packed import fastest_dtype
@@ -42,6 +43,8 @@ from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 __all__ = ["TinyConfig", "mean_of_weights", "train_tiny"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_UNSOUND_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
         self.names: dict[nn.Parameter, str] = {weight: name for name, weight in self.model.named_parameters()}
         self.state = RunState(identity={"task": "tiny", "seed": config.seed})
+        self.unsound = 0
 
     def _new_model(self) -> E2SAM:
         return build_model(teacher_config("tiny")).to(self.device).to(memory_format=torch.channels_last)
@@ -194,13 +198,23 @@ class _Run:
         return self.config.learning_rate * min(1.0, (step + 1) / 100) * cosine
 
     def learn(self, batch: Batch, rng: np.random.Generator) -> StepLoss:
-        """One step of the optimizer."""
+        """One step of the optimizer; left out where its gradient is not finite, which would end every weight."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         loss = step_loss(self.model, batch, rng, self.device)
         loss.total.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        length = float(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0))
+        self.unsound = 0 if math.isfinite(length) else self.unsound + 1
+        if self.unsound:
+            logger.warning("step %d left out: its loss is %s", self.state.step + 1, loss.total.item())
+            if self.unsound >= _MOST_UNSOUND_STEPS:
+                raise TrainingError(
+                    f"Expected finite gradients, got none in {self.unsound} steps in a row, the last step "
+                    f"{self.state.step + 1}: lower the learning rate."
+                )
+            self.state.step += 1
+            return loss
         self.optimizer.step()
         kept = min(self.config.averaging, (1 + self.state.step) / (10 + self.state.step))
         with torch.no_grad():

@@ -231,6 +231,24 @@ def test_a_mask_is_judged_by_the_boundaries_that_its_contour_crosses() -> None:
     assert torch.allclose(within, stays / (hard.sum((2, 3)) + 1), atol=1e-5)
 
 
+def test_quality_is_told_the_same_of_a_large_mask_in_bfloat16(model: E2SAM) -> None:
+    decoder = copy.deepcopy(model.decoder)
+    assert isinstance(decoder, TinyDecoder)
+    torch.nn.init.normal_(decoder.quality[-1].weight)
+    rng = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    # Areas to 11,000 positions, of which bfloat16 knows every 64th: a contour of 380 would be lost in them.
+    radii = torch.tensor([30.0, 45.0, 55.0, 60.0])[:, None, None]
+    logits = (radii - torch.hypot(y - 63.3, x - 64.1))[None]
+    x8, summary = torch.randn(1, 48, 64, 64, generator=rng), torch.randn(1, 128, generator=rng)
+    steps = tiny_decoder._steps(torch.rand(1, 2, 128, 128, generator=rng))
+    with torch.no_grad():
+        exact = decoder._quality(logits, x8, summary, steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            fast = decoder._quality(logits, x8, summary, steps)
+    assert fast.dtype == torch.float32 and torch.equal(fast, exact)
+
+
 def test_likeness_to_clicks_is_by_head() -> None:
     rng = torch.Generator().manual_seed(0)
     queries, keys = torch.randn(4, 3, 2, 5, generator=rng), torch.randn(2, 2, 5, 11, generator=rng)

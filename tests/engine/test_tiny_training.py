@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,19 @@ import torch
 
 from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, teacher_config
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.training import tiny
 from e2sam.training.tiny import TinyConfig, mean_of_weights, train_tiny
-from e2sam.training.tiny_data import SceneSource, SourceSettings, draw_kind, first_prompts, make_batch, pack_scene
-from e2sam.training.tiny_loss import mask_loss
+from e2sam.training.tiny_data import (
+    Batch,
+    SceneSource,
+    SourceSettings,
+    draw_kind,
+    first_prompts,
+    make_batch,
+    pack_scene,
+)
+from e2sam.training.tiny_loss import StepLoss, mask_loss
 from e2sam.training.tiny_ranking import RankingConfig
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -121,6 +132,25 @@ def test_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
     assert (whole.out / "best.safetensors").exists() and (whole.out / "last.safetensors").exists()
 
 
+def test_steps_without_a_finite_gradient_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tiny.step_loss
+
+    def spoiled(model: E2SAM, batch: Batch, rng: np.random.Generator, device: torch.device) -> StepLoss:
+        loss = real(model, batch, rng, device)
+        is_bad = torch.is_grad_enabled() and next(bad)
+        return replace(loss, total=loss.total * float("nan")) if is_bad else loss
+
+    monkeypatch.setattr(tiny, "step_loss", spoiled)
+    bad = iter([False, True, False, False])
+    losses = [step.loss for step in train_tiny(TinyConfig(tmp_path / "one", **SMALL, device="cpu"))]
+    assert np.isnan(losses).tolist() == [False, True, False, False]
+    for name in ("tiny", "last"):
+        assert all(w.isfinite().all() for w in load_checkpoint(tmp_path / "one" / f"{name}.safetensors").parameters())
+    bad = iter([True] * 9)
+    with pytest.raises(TrainingError, match="none in 5 steps in a row, the last step 5"):
+        list(train_tiny(TinyConfig(tmp_path / "all", **{**SMALL, "steps": 9}, device="cpu")))
+
+
 def test_run_starts_from_given_weights(tmp_path: Path) -> None:
     given = build_model(teacher_config("tiny")).half().float()
     path = save_checkpoint(tmp_path / "given.safetensors", given, {})
@@ -148,7 +178,7 @@ def test_composing_process_ends_with_the_run_that_it_serves(tmp_path: Path) -> N
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, signal\n"
-        "from e2sam.training.tiny_data import SceneSource, SourceSettings\n"
+        "from e2sam.training.tiny_data import Batch, SceneSource, SourceSettings\n"
         "if __name__ == '__main__':\n"
         "    source = SceneSource(SourceSettings(side=64, fresh=1), 0)\n"
         "    source.advance()\n"
