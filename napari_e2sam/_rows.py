@@ -91,7 +91,8 @@ class ObjectRow:
 
 
 def area_text(pixels: int) -> str:
-    """An area as a person reads it: "312 px", "41.2 kpx", "3.10 Mpx"."""
+    """An area as a person reads it, never wider than its column: "312 px", "41.2 kpx", "110 kpx", "3.10 Mpx"."""
     if pixels < 10_000:
         return f"{pixels} px"
-    return f"{pixels / 1e3:.1f} kpx" if pixels < 1_000_000 else f"{pixels / 1e6:.2f} Mpx"
+    count, unit = (pixels / 1e3, "kpx") if pixels < 999_500 else (pixels / 1e6, "Mpx")
+    return f"{count:.{2 if count < 10 else 1 if count < 99.95 else 0}f} {unit}"

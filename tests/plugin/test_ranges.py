@@ -12,7 +12,24 @@ from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError
 from napari_e2sam._ranges import full_range, range_text, read_range
+from napari_e2sam._rows import area_text
 from napari_e2sam.widgets._channel_table import Column
+
+
+@pytest.mark.parametrize(
+    ("pixels", "text"),
+    [
+        (312, "312 px"),
+        (9_999, "9999 px"),
+        (41_230, "41.2 kpx"),
+        (99_960, "100 kpx"),
+        (109_700, "110 kpx"),
+        (999_600, "1.00 Mpx"),
+        (123_456_789, "123 Mpx"),
+    ],
+)
+def test_area_has_three_digits_and_fits_its_column(pixels: int, text: str) -> None:
+    assert area_text(pixels) == text
 
 
 @pytest.mark.parametrize(
