@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import napari
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -145,6 +146,8 @@ class SegmentWidget(QWidget):
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setWidget(column)
+        for section in self.sections.values():
+            section.heading.clicked.connect(partial(self._bring_into_sight, section))
         self._column = column
         # Never wider than what is seen of it, whatever a panel asks for: there is no bar to reach the rest with.
         column.setMinimumWidth(1)
@@ -244,6 +247,11 @@ class SegmentWidget(QWidget):
         box.setWindowTitle("Keys")
         box.setText(shortcut_table(self.controller.shortcuts))
         box.exec()
+
+    def _bring_into_sight(self, section: Section, is_open: bool) -> None:
+        """Scroll to a panel that the user has unfolded, once it has its place: it may lie below what is seen."""
+        if is_open:
+            QTimer.singleShot(0, lambda: self.scroll.ensureWidgetVisible(section, 0, 0))
 
 
 class LearnWidget(SegmentWidget):

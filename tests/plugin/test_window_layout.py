@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QPoint
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QPushButton, QWidget
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
@@ -46,6 +47,26 @@ def test_nothing_is_cut_off_when_there_are_objects(window: Any, stack: ChannelSt
     scroll.setMinimumWidth(0)
     scroll.setMaximumWidth(300)
     window.wait(lambda: seen.width() <= 300 and column.width() == seen.width())
+
+
+def test_a_panel_that_the_user_unfolds_comes_into_sight(window: Any, stack: ChannelStack) -> None:
+    window.viewer.window.resize(1280, 640)
+    window.open(stack)
+    scroll, learning = window.widget.scroll, window.widget.sections["learning"]
+
+    def is_in_sight() -> bool:
+        top = learning.mapTo(scroll.viewport(), QPoint(0, 0)).y()
+        return bool(top >= 0 and top + learning.height() <= scroll.viewport().height() and learning.height() > 60)
+
+    # What the window unfolds by itself does not move what the user looks at.
+    learning.set_open(True)
+    QApplication.processEvents()
+    assert not is_in_sight() and scroll.verticalScrollBar().value() == 0
+    learning.set_open(False)
+    QTest.mouseClick(learning.heading, Qt.MouseButton.LeftButton)
+    window.wait(is_in_sight)
+    QTest.mouseClick(learning.heading, Qt.MouseButton.LeftButton)
+    assert not learning.content.isVisible()
 
 
 def test_the_whole_flow_is_in_sight_on_a_small_screen(window: Any) -> None:
