@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +294,9 @@ def main() -> int:
             os.environ["E2SAM_SESSION_DIR"] = name
             os.environ["E2SAM_CACHE_DIR"] = str(folder / "cache")
             title = f"{side} px, {options.channels} channels, {options.objects} objects"
-            report.figures[title] = figures = measure(folder, side, options)
+            # napari says on standard output what it thinks of PyQt5; with --json, nothing but the report stands there.
+            with redirect_stdout(sys.stderr):
+                report.figures[title] = figures = measure(folder, side, options)
             _bars(report, title, side > 4096, figures)
     report.show(options.json)
     return 0
