@@ -234,9 +234,9 @@ def finetune(
 
     The labels are divided before training, by image or by region with a margin. Old and new model are judged on what
     was held out; the new one is written to `config.out` only if it is not worse, else the old one is. Of few objects
-    each is held out once: models learn from the others of it, so that all of them judge, and the mean of the models'
-    weights is what is written. Closing the generator stops the run; with `resume` it goes on from the
-    last checkpoint.
+    each is held out once: several models learn, each from others of them, so that all objects judge, and the mean of
+    the models' weights is what is written. Closing the generator stops the run; with `resume` it goes on from the last
+    checkpoint.
 
     Parameters
     ----------

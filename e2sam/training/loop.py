@@ -21,7 +21,7 @@ from e2sam.errors import TrainingError
 from e2sam.training.config import TrainStep
 from e2sam.training.devices import connect, is_out_of_memory
 from e2sam.training.state import RunState, load_optimizer, optimizer_tensors, read_state, write_state
-from e2sam.training.task import LoopSettings, Outcome, StepDraw, TrainingTask
+from e2sam.training.task import MOST_UNSOUND_STEPS, LoopSettings, Outcome, StepDraw, TrainingTask
 from e2sam.training.trained import TrainedWeights
 
 __all__ = ["run_training"]
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Settings that do not change what is learned: a resumed run may have others.
 _FREE_SETTINGS = ("out", "resume", "seconds", "checkpoint_every", "accelerator", "devices", "num_nodes", "strategy")
-_MOST_UNSOUND_STEPS = 5
 
 
 def run_training(task: TrainingTask, settings: LoopSettings) -> Generator[TrainStep, None, Path]:
@@ -224,7 +223,7 @@ class _Run:
         if not math.isfinite(loss):
             self.unsound += 1
             logger.warning("Step %d left out: its loss is %s.", self.state.step + 1, loss)
-            if self.unsound >= _MOST_UNSOUND_STEPS:
+            if self.unsound >= MOST_UNSOUND_STEPS:
                 raise TrainingError(
                     f"Expected a finite loss, got {loss} at {self.unsound} steps in a row, the last step "
                     f"{self.state.step + 1}: lower the learning rate, or use precision 32-true."

@@ -13,7 +13,10 @@ from torch import nn
 
 from e2sam.errors import TrainingError
 
-__all__ = ["LoopSettings", "Outcome", "ParameterGroup", "StepDraw", "TrainingTask"]
+__all__ = ["MOST_UNSOUND_STEPS", "LoopSettings", "Outcome", "ParameterGroup", "StepDraw", "TrainingTask"]
+
+# Steps in a row that may be left out, for want of a finite loss or gradient, before a run ends.
+MOST_UNSOUND_STEPS = 5
 
 
 @dataclass(frozen=True)

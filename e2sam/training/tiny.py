@@ -27,6 +27,7 @@ from e2sam.modeling.packed import fastest_dtype
 from e2sam.modeling.tiny import TinyDecoder
 from e2sam.training.config import TrainStep
 from e2sam.training.state import RunState, load_optimizer, load_tensors, optimizer_tensors, read_state, write_state
+from e2sam.training.task import MOST_UNSOUND_STEPS
 from e2sam.training.tiny_data import (
     SCENE_SIDE,
     Batch,
@@ -43,8 +44,6 @@ from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 __all__ = ["TinyConfig", "mean_of_weights", "train_tiny"]
 
 logger = logging.getLogger(__name__)
-
-_MOST_UNSOUND_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class _Run:
         self.unsound = 0 if math.isfinite(length) else self.unsound + 1
         if self.unsound:
             logger.warning("step %d left out: its loss is %s", self.state.step + 1, loss.total.item())
-            if self.unsound >= _MOST_UNSOUND_STEPS:
+            if self.unsound >= MOST_UNSOUND_STEPS:
                 raise TrainingError(
                     f"Expected finite gradients, got none in {self.unsound} steps in a row, the last step "
                     f"{self.state.step + 1}: lower the learning rate."

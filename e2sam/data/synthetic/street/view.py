@@ -13,7 +13,7 @@ from e2sam.data.synthetic.canvas import VISIBLE_CONTRAST, Canvas, Layer
 from e2sam.data.synthetic.material import Material
 from e2sam.data.synthetic.textures import Planes, smooth_field
 
-__all__ = ["Lamp", "Light", "Points", "Sketch", "Street", "View", "capsule", "disc"]
+__all__ = ["NEAREST", "Lamp", "Light", "Points", "Sketch", "Street", "View", "capsule", "disc"]
 
 Points = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 NEAREST = 0.4
 # Thermal values before the scene's own contrast, about a mean of 0.4.
 _WARMTH = {"sky": 0.05, "person": 0.9, "vehicle": 0.45, "leaf": 0.36, "road": 0.44, "pavement": 0.42, "verge": 0.37}
-KINDS_OF_MATTER = ("sky", "road", "pavement", "verge", "line", "wall", "leaf", "vehicle", "person", "metal", "sign")
+_KINDS_OF_MATTER = ("sky", "road", "pavement", "verge", "line", "wall", "leaf", "vehicle", "person", "metal", "sign")
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +230,7 @@ class Street:
         count = len(canvas.planes) - 3
         values: dict[str, Planes] = {}
         contrast = rng.uniform(0.45, 1.0)
-        for matter in KINDS_OF_MATTER:
+        for matter in _KINDS_OF_MATTER:
             each = rng.random(count, dtype=np.float32)
             if count > 1:
                 each[1] = 0.4 + contrast * (_WARMTH.get(matter, 0.4) - 0.4 + rng.normal(0, 0.03))
