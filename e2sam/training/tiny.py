@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,9 @@ from e2sam.training.task import MOST_UNSOUND_STEPS
 from e2sam.training.tiny_data import (
     SCENE_SIDE,
     Batch,
+    KindShares,
     SceneSource,
     SourceSettings,
-    check_shares,
     first_prompts,
     make_batch,
     pack_scene,
@@ -68,8 +68,8 @@ class TinyConfig:
         takes fewer scenes where they are larger than the first.
     scene_side
         Height and width of the scenes that crops are taken from, pixels.
-    cultures, streets
-        Shares of the scenes that are cell cultures and streets, which scenes of any kind are not.
+    shares
+        How often a scene is of a kind that is asked for by name.
     fresh, capacity
         New scenes taken in at each step, and how many are held.
     learning_rate, weight_decay, averaging
@@ -93,8 +93,7 @@ class TinyConfig:
     objects: int = 4
     sides: tuple[int, ...] = (192,)
     scene_side: int = SCENE_SIDE
-    cultures: float = 0.0
-    streets: float = 0.0
+    shares: KindShares = field(default_factory=KindShares)
     fresh: int = 3
     capacity: int = 1000
     learning_rate: float = 1.2e-3
@@ -108,9 +107,6 @@ class TinyConfig:
     workers: int = 1
     cores: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_shares(self.cultures, self.streets)
-
     def draw_shape(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Scenes, objects and side of a step."""
         side = int(rng.choice(self.sides))
@@ -121,8 +117,7 @@ class TinyConfig:
         return SourceSettings(
             self.seed,
             self.scene_side,
-            self.cultures,
-            self.streets,
+            self.shares,
             self.fresh,
             self.capacity,
             self.material,
@@ -340,8 +335,9 @@ def _parser() -> argparse.ArgumentParser:
         "seed",
     ):
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(defaults, name))
-    for name in ("learning_rate", "weight_decay", "averaging", "cultures", "streets"):
+    for name in ("learning_rate", "weight_decay", "averaging"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
+    KindShares.add_options(parser)
     return parser
 
 
@@ -353,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if mean_of:
         logger.info("wrote %s", mean_of_weights(mean_of, options["out"] / "tiny.safetensors"))
         return
+    options["shares"] = KindShares.take(options)
     config = TinyConfig(**{**options, "cores": tuple(options["cores"]), "sides": tuple(options["sides"])})
     for step in train_tiny(config, is_resumed):
         if step.step % 20 == 0 or "held_out_first" in step.metrics:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from queue import Empty, Full
 from types import TracebackType
@@ -23,11 +24,10 @@ from e2sam.errors import TrainingError
 
 __all__ = [
     "Batch",
+    "KindShares",
     "PackedScene",
     "SceneSource",
     "SourceSettings",
-    "check_shares",
-    "draw_kind",
     "first_prompts",
     "make_batch",
     "pack_scene",
@@ -51,23 +51,52 @@ class PackedScene:
     parents: NDArray[np.int32]
 
 
-def check_shares(cultures: float, streets: float) -> None:
-    """Refuse shares of scenes that are negative or more than all."""
-    if min(cultures, streets) < 0 or cultures + streets > 1:
-        raise TrainingError(
-            "Expected shares of cultures and streets that are not negative and add up to at most 1, "
-            f"got {cultures} and {streets}."
-        )
+@dataclass(frozen=True)
+class KindShares:
+    """How often a scene is of a kind that is asked for by name; the others are as `make_scene` draws them.
 
+    Attributes
+    ----------
+    cultures, streets, counts, land
+        Shares in [0, 1] of cell cultures, streets, tissue in counts, and land from above; together at most 1.
+    """
 
-def draw_kind(rng: np.random.Generator, cultures: float, streets: float) -> str | None:
-    """Kind of a scene by one draw: a "culture", a "street", or None for any other; no draw where both shares are 0."""
-    if cultures + streets <= 0:
+    cultures: float = 0.0
+    streets: float = 0.0
+    counts: float = 0.0
+    land: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = asdict(self)
+        # Shares such as .1 and .2 add up to a little more than they should.
+        if min(shares.values()) < 0 or sum(shares.values()) > 1 + 1e-9:
+            raise TrainingError(
+                f"Expected shares of {', '.join(shares)} that are not negative and add up to at most 1, "
+                f"got {', '.join(str(share) for share in shares.values())}."
+            )
+
+    def draw(self, rng: np.random.Generator) -> str | None:
+        """Kind of a scene by one draw, None for any other; no draw where every share is 0."""
+        shares = dict(zip(("culture", "street", "counts", "land"), asdict(self).values(), strict=True))
+        if not sum(shares.values()):
+            return None
+        draw = rng.random()
+        for kind, share in shares.items():
+            if draw < share:
+                return kind
+            draw -= share
         return None
-    draw = rng.random()
-    if draw < cultures:
-        return "culture"
-    return "street" if draw < cultures + streets else None
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Give a command an option for each share."""
+        for share in fields(cls):
+            parser.add_argument(f"--{share.name}", type=float, default=share.default, help="share of the scenes")
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> KindShares:
+        """Take the shares out of a command's options."""
+        return cls(**{share.name: options.pop(share.name) for share in fields(cls)})
 
 
 def pack_scene(
@@ -75,11 +104,10 @@ def pack_scene(
     index: int,
     material: Material | None,
     side: int = SCENE_SIDE,
-    cultures: float = 0.0,
-    streets: float = 0.0,
+    shares: KindShares = KindShares(),
 ) -> PackedScene:
-    """Scene number `index` of a seed, a share of them cell cultures and a share streets: always the same."""
-    kind = draw_kind(np.random.default_rng((seed, index, 1)), cultures, streets)
+    """Scene number `index` of a seed, shares of them of some kinds: always the same."""
+    kind = shares.draw(np.random.default_rng((seed, index, 1)))
     options = None if kind is None else SceneOptions(kind=kind)
     scene = make_scene(np.random.default_rng((seed, index)), (side, side), NUM_EXTRAS, options, material)
     planes = (scene.planes * 255 + 0.5).astype(np.uint8)
@@ -92,9 +120,8 @@ class SourceSettings:
 
     Attributes
     ----------
-    seed, side, cultures, streets
-        Of the scenes: random seed, height and width in pixels, and the shares of cell cultures and of streets among
-        them.
+    seed, side, shares
+        Of the scenes: random seed, height and width in pixels, and what shares of them are of some kinds.
     fresh, capacity
         New scenes at each step, and how many are held.
     material
@@ -105,16 +132,12 @@ class SourceSettings:
 
     seed: int = 0
     side: int = SCENE_SIDE
-    cultures: float = 0.0
-    streets: float = 0.0
+    shares: KindShares = field(default_factory=KindShares)
     fresh: int = 3
     capacity: int = 1000
     material: Path | None = None
     workers: int = 1
     cores: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_shares(self.cultures, self.streets)
 
 
 def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
@@ -127,7 +150,7 @@ def _compose(queue: Any, settings: SourceSettings, start: int) -> None:
     material = None if settings.material is None else Material.load(settings.material)
     index = start
     while True:
-        scene = pack_scene(settings.seed, index, material, settings.side, settings.cultures, settings.streets)
+        scene = pack_scene(settings.seed, index, material, settings.side, settings.shares)
         while True:
             try:
                 queue.put((scene.planes, scene.labels, scene.visible, scene.parents), timeout=_PATIENCE_S)

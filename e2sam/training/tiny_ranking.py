@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from e2sam.data.synthetic import Material, Scene, SceneOptions, make_scene
 from e2sam.errors import TrainingError
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.tiny import TinyDecoder
-from e2sam.training.tiny_data import check_shares, draw_kind, first_prompts
+from e2sam.training.tiny_data import KindShares, first_prompts
 from e2sam.training.tiny_loss import Rounds, corrected
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
@@ -49,8 +49,8 @@ class RankingConfig:
         `train.npz` of `e2sam.training.tiny_material`, or None for procedural scenes only.
     scenes, objects
         Scenes of 512 x 512 pixels, and objects of each at most.
-    cultures, streets
-        Shares of the scenes that are cell cultures and streets, which scenes of any kind are not.
+    shares
+        How often a scene is of a kind that is asked for by name.
     smallest
         Least area of an object that is asked for, pixels.
     epochs, learning_rate, weight_decay, dropout
@@ -64,17 +64,13 @@ class RankingConfig:
     material: Path | None = None
     scenes: int = 300
     objects: int = 12
-    cultures: float = 0.0
-    streets: float = 0.0
+    shares: KindShares = field(default_factory=KindShares)
     smallest: int = 200
     epochs: int = 40
     learning_rate: float = 2e-3
     weight_decay: float = 0.3
     dropout: float = 0.3
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_shares(self.cultures, self.streets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +124,7 @@ def collect_examples(
     try:
         for number in numbers:
             rng = np.random.default_rng((config.seed, number))
-            kind = draw_kind(rng, config.cultures, config.streets)
+            kind = config.shares.draw(rng)
             options = SceneOptions(kind, hidden=0.0, smallest=config.smallest)
             scene = make_scene(rng, (_SIDE, _SIDE), 0, options, material)
             masks = _objects(rng, scene, config.objects)
@@ -209,10 +205,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     defaults = RankingConfig(Path(), Path())
     for name in ("scenes", "objects", "smallest", "epochs", "seed"):
         parser.add_argument("--" + name, type=int, default=getattr(defaults, name))
-    for name in ("cultures", "streets", "learning_rate", "weight_decay", "dropout"):
+    for name in ("learning_rate", "weight_decay", "dropout"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
+    KindShares.add_options(parser)
+    options = vars(parser.parse_args(arguments))
+    options["shares"] = KindShares.take(options)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logger.info("wrote %s", train_ranking(RankingConfig(**vars(parser.parse_args(arguments)))))
+    logger.info("wrote %s", train_ranking(RankingConfig(**options)))
 
 
 if __name__ == "__main__":

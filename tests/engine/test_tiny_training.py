@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+from e2sam.data.synthetic import KINDS
 from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.modeling.e2sam import E2SAM
@@ -19,15 +21,14 @@ from e2sam.training import tiny
 from e2sam.training.tiny import TinyConfig, mean_of_weights, train_tiny
 from e2sam.training.tiny_data import (
     Batch,
+    KindShares,
     SceneSource,
     SourceSettings,
-    draw_kind,
     first_prompts,
     make_batch,
     pack_scene,
 )
 from e2sam.training.tiny_loss import StepLoss, mask_loss
-from e2sam.training.tiny_ranking import RankingConfig
 from e2sam.weights.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = {
@@ -42,23 +43,14 @@ SMALL = {
 }
 
 
-def test_a_share_of_the_scenes_are_cultures_and_the_others_stay_as_they_are() -> None:
-    plain, some, all_of_them = (
-        [pack_scene(0, index, None, 64, share) for index in range(12)] for share in (0.0, 0.5, 1.0)
-    )
-    same = [np.array_equal(one.planes, other.planes) for one, other in zip(plain, some, strict=True)]
-    assert 0 < sum(same) < 12
-    assert not any(np.array_equal(one.planes, other.planes) for one, other in zip(plain, all_of_them, strict=True))
-
-
-def test_a_share_of_the_scenes_are_streets_and_cultures_stay_the_same_ones() -> None:
-    def packed(cultures: float, streets: float) -> list[bytes]:
-        return [pack_scene(0, index, None, 64, cultures, streets).planes.tobytes() for index in range(12)]
+def test_shares_of_the_scenes_are_of_some_kinds_and_the_others_stay_as_they_are() -> None:
+    def packed(**shares: float) -> list[bytes]:
+        return [pack_scene(0, index, None, 64, KindShares(**shares)).planes.tobytes() for index in range(12)]
 
     def same(one: list[bytes], other: list[bytes]) -> list[bool]:
         return [first == second for first, second in zip(one, other, strict=True)]
 
-    plain, some, half, both = packed(0, 0), packed(0, 0.5), packed(0.5, 0), packed(0.5, 0.5)
+    plain, some, half, both = packed(), packed(streets=0.5), packed(cultures=0.5), packed(cultures=0.5, streets=0.5)
     assert 0 < sum(same(plain, some)) < 12
     are_cultures = [not is_same for is_same in same(plain, half)]
     assert same(half, both) == are_cultures
@@ -67,27 +59,33 @@ def test_a_share_of_the_scenes_are_streets_and_cultures_stay_the_same_ones() -> 
 
 def test_kinds_are_drawn_by_one_draw_in_the_wanted_shares() -> None:
     rng = np.random.default_rng(0)
-    kinds = [draw_kind(rng, 0.2, 0.3) for _ in range(2000)]
-    assert kinds.count("culture") == pytest.approx(400, abs=60)
-    assert kinds.count("street") == pytest.approx(600, abs=60)
+    shares = KindShares(cultures=0.2, streets=0.3, counts=0.1, land=0.15)
+    kinds = [shares.draw(rng) for _ in range(2000)]
+    assert set(kinds) == {None, "culture", "street", "counts", "land"} and set(kinds) - {None} <= set(KINDS)
+    for kind, share in (("culture", 0.2), ("street", 0.3), ("counts", 0.1), ("land", 0.15)):
+        assert kinds.count(kind) == pytest.approx(2000 * share, abs=60)
     again = np.random.default_rng(0)
     again.random(2000)
     assert again.random() == rng.random()
-    assert draw_kind(rng, 0.0, 0.0) is None
     untouched = np.random.default_rng(1)
-    draw_kind(untouched, 0.0, 0.0)
+    assert KindShares().draw(untouched) is None
     assert untouched.random() == np.random.default_rng(1).random()
 
 
-@pytest.mark.parametrize(("cultures", "streets"), [(0.6, 0.5), (-0.1, 0.5), (0.0, 1.1)])
-def test_shares_of_more_than_all_scenes_are_refused(cultures: float, streets: float) -> None:
-    for make in (
-        lambda: SourceSettings(cultures=cultures, streets=streets),
-        lambda: TinyConfig(Path("run"), cultures=cultures, streets=streets),
-        lambda: RankingConfig(Path("in"), Path("out"), cultures=cultures, streets=streets),
-    ):
-        with pytest.raises(TrainingError, match="cultures and streets"):
-            make()
+@pytest.mark.parametrize("shares", [{"cultures": 0.6, "streets": 0.5}, {"counts": -0.1, "land": 0.5}, {"land": 1.1}])
+def test_shares_of_more_than_all_scenes_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(TrainingError, match="cultures, streets, counts, land"):
+        KindShares(**shares)
+
+
+def test_commands_take_shares_from_their_options() -> None:
+    parser = argparse.ArgumentParser()
+    KindShares.add_options(parser)
+    options = vars(parser.parse_args(["--streets", ".2", "--land", "0.1"])) | {"seed": 3}
+    assert KindShares.take(options) == KindShares(streets=0.2, land=0.1)
+    assert options == {"seed": 3}
+    # Thirds and tenths in floating point.
+    assert KindShares(cultures=0.1, streets=0.2, counts=0.3, land=0.4)
 
 
 def test_batch_asks_for_visible_objects_of_enough_pixels() -> None:

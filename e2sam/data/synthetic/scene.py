@@ -10,7 +10,9 @@ from scipy import ndimage
 
 from e2sam.data.synthetic import shapes
 from e2sam.data.synthetic.canvas import Canvas, Layer
+from e2sam.data.synthetic.counts import paint_counts
 from e2sam.data.synthetic.culture import paint_culture
+from e2sam.data.synthetic.land import paint_land
 from e2sam.data.synthetic.material import Material
 from e2sam.data.synthetic.street import paint_street
 from e2sam.data.synthetic.textures import Planes, random_colour, resample, smooth_field, texture
@@ -19,7 +21,7 @@ from e2sam.errors import StackError
 
 __all__ = ["KINDS", "Scene", "SceneOptions", "make_scene"]
 
-KINDS = ("objects", "cells", "regions", "tissue", "culture", "street")
+KINDS = ("objects", "cells", "regions", "tissue", "culture", "street", "counts", "land")
 # How often a scene of any kind is each of the first four; the others are asked for by name.
 _SHARES = (0.45, 0.2, 0.2, 0.15)
 
@@ -32,7 +34,8 @@ class SceneOptions:
     ----------
     kind
         "objects" on a background, many small "cells", large "regions", cells packed to "tissue", cells spread on glass,
-        a "culture", a "street", or None for any of the first four.
+        a "culture", tissue in "counts" of ions or photons, a "street", "land" from above, or None for any of the first
+        four.
     hidden
         Share of objects that the colour planes do not show at all.
     night, haze
@@ -115,8 +118,12 @@ def make_scene(
         paint_tissue(rng, canvas)
     elif kind == "culture":
         paint_culture(rng, canvas)
+    elif kind == "counts":
+        paint_counts(rng, canvas, options.clean)
     elif kind == "street":
         paint_street(rng, canvas, material)
+    elif kind == "land":
+        paint_land(rng, canvas, material)
     else:
         _background(rng, canvas, material)
         if kind == "regions":
@@ -312,11 +319,22 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
     result = planes.copy()
     if rng.random() < 0.35:
         result[:3] *= rng.uniform(0.3, 0.9) + rng.uniform(0.2, 0.7) * smooth_field(rng, size, 2.0)
-    if options.haze or rng.random() < 0.06:
+    if options.haze or (kind != "counts" and rng.random() < 0.06):
         far = 1 - result[3] if len(result) > 3 else np.ones(size, np.float32)
         result[:3] += np.clip(far * rng.uniform(0.5, 1.0), 0, 0.9) * (rng.uniform(0.6, 0.9) - result[:3])
-    if options.night or rng.random() < 0.05:
+    if options.night or (kind != "counts" and rng.random() < 0.05):
         result[:3] = result[:3] * rng.uniform(0.02, 0.15) + 0.02 * rng.standard_normal((3, *size)).astype(np.float32)
+    if kind != "counts":
+        # Counts have their own grid and noise.
+        result = _degrade(rng, result, kind)
+    if rng.random() < 0.3:
+        result = np.clip(result, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.4)))
+    return result.astype(np.float32)
+
+
+def _degrade(rng: np.random.Generator, result: Planes, kind: str) -> Planes:
+    """Low resolution or blur, and noise."""
+    size = (result.shape[1], result.shape[2])
     if rng.random() < 0.3:
         # Small images are enlarged to the working size of the model, and their noise with them.
         small = _resample_area(result, rng.uniform(1.5, 6))
@@ -332,9 +350,7 @@ def _camera(rng: np.random.Generator, planes: Planes, options: SceneOptions, kin
     if rng.random() < 0.6:
         grain = np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.12))))
         result += grain * rng.standard_normal(result.shape, dtype=np.float32)
-    if rng.random() < 0.3:
-        result = np.clip(result, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.4)))
-    return result.astype(np.float32)
+    return result
 
 
 def _resample_area(planes: Planes, factor: float) -> Planes:
