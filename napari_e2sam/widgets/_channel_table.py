@@ -14,7 +14,16 @@ from napari_e2sam._ranges import full_range, range_text
 from napari_e2sam._rows import ChannelRow
 from napari_e2sam._tooltips import TOOLTIPS
 
-__all__ = ["RECIPES", "ChannelTable", "Column", "Filter", "HistogramDelegate", "RangeDelegate", "RecipeDelegate"]
+__all__ = [
+    "RECIPES",
+    "ChannelTable",
+    "Column",
+    "Filter",
+    "HistogramDelegate",
+    "RangeDelegate",
+    "RecipeDelegate",
+    "share_text",
+]
 
 RECIPES = ("percentile", "range", "log_depth", "inverse_depth", "db", "reflectance", "none")
 _HISTOGRAM = Qt.ItemDataRole.UserRole
@@ -147,8 +156,13 @@ def _text(row: ChannelRow, column: int) -> str | None:
     if column == Column.RANGE:
         return range_text(*row.used)
     if column == Column.INVALID:
-        return "" if row.invalid == 0 else f"{100 * row.invalid:.0f}%" if row.invalid >= 0.01 else "<1%"
+        return share_text(row.invalid)
     return None
+
+
+def share_text(share: float) -> str:
+    """A share of invalid pixels as the table shows it: nothing where there are none."""
+    return "" if share == 0 else f"{100 * share:.0f}%" if share >= 0.01 else "<1%"
 
 
 def _details(row: ChannelRow, is_trained: bool) -> str:

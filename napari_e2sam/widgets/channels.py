@@ -29,6 +29,7 @@ from napari_e2sam.widgets._channel_table import (
     HistogramDelegate,
     RangeDelegate,
     RecipeDelegate,
+    share_text,
 )
 from napari_e2sam.widgets._rows_view import RowsView
 
@@ -50,6 +51,7 @@ _WIDTHS = {
 _LEAST_NAME = 64
 _MOST_ROLE = 72
 _MOST_RANGE = 124
+_MOST_INVALID = 48
 # What a cell keeps free on both sides of its text.
 _CELL_MARGIN = 10
 # The borders of the table and its scroll bar.
@@ -168,6 +170,7 @@ class ChannelsPanel(QWidget):
             self.view.setColumnHidden(column, bool(rows) and not is_shown)
         self._fit_column(Column.ROLE, [row.role for row in rows], _MOST_ROLE)
         self._fit_column(Column.RANGE, [range_text(*row.used) for row in rows], _MOST_RANGE)
+        self._fit_column(Column.INVALID, [share_text(row.invalid) for row in rows], _MOST_INVALID)
         others = (column for column in _WIDTHS if column != Column.NAME and not self.view.isColumnHidden(column))
         self.view.setMinimumWidth(_LEAST_NAME + sum(self.view.columnWidth(column) for column in others) + _FRAME)
 

@@ -87,8 +87,10 @@ def test_a_range_is_set_by_hand_and_the_mask_follows(window: Any, stack: Channel
 
     # Readable: what is shown fits its column, the rest is in the tooltip.
     metrics = panel.view.fontMetrics()
-    texts = [panel.table.index(row, Column.RANGE).data() for row in range(5)]
-    assert all(metrics.horizontalAdvance(text) + 6 <= panel.view.columnWidth(Column.RANGE) for text in texts)
+    for column in (Column.RANGE, Column.INVALID):
+        texts = [panel.table.index(row, column).data() for row in range(5)]
+        assert any(texts)
+        assert all(metrics.horizontalAdvance(text) + 6 <= panel.view.columnWidth(column) for text in texts)
     tooltip = cell().data(Qt.ItemDataRole.ToolTipRole)
     assert full_range(*opened.value_range) in tooltip
     assert "Double-click" in tooltip
