@@ -34,3 +34,7 @@ class SessionError(E2SamError):
 
 class TrainingError(E2SamError):
     """Data or settings that cannot be trained with."""
+
+
+class OutputError(E2SamError):
+    """A file that cannot be written, or must not be written over."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2sam.cli.output import emit
+from e2sam.cli.values import natural
 from e2sam.errors import StackError
 
 if TYPE_CHECKING:
@@ -44,15 +45,9 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("e2sam-demo"), metavar="DIR", help="folder (default e2sam-demo)"
     )
-    parser.add_argument("--inherit-steps", type=_count, default=16, metavar="N", help="0 leaves inheriting out")
-    parser.add_argument("--finetune-steps", type=_count, default=16, metavar="N", help="0 leaves fine-tuning out")
+    parser.add_argument("--inherit-steps", type=natural, default=16, metavar="N", help="0 leaves inheriting out")
+    parser.add_argument("--finetune-steps", type=natural, default=16, metavar="N", help="0 leaves fine-tuning out")
     parser.set_defaults(run=_run)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
 
 
 @dataclass(frozen=True, eq=False)

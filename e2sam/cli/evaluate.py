@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2sam.cli.output import emit, progress
+from e2sam.cli.output import PAGE, check_target, emit, progress
 from e2sam.cli.stacks import add_stack_arguments, stack_of
+from e2sam.cli.values import count, natural
 from e2sam.errors import E2SamError
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def _add_clicks(kinds: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", type=Path, metavar="LABELS", help="label image: each object its own value, 0 = none")
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="label value whose pixels are not judged")
     parser.add_argument("--channels", default="auto", metavar="A,B,C", help="selected channels (default: suggested)")
-    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="most clicks for an object (default 20)")
-    parser.add_argument("--repeats", type=int, default=0, metavar="N", help="further runs with random clicks")
-    parser.add_argument("--max-objects", type=_count, metavar="N", help="at most N objects, evenly spread")
-    parser.add_argument("--min-area", type=_count, default=1, metavar="PIXELS", help="smaller objects are left out")
+    parser.add_argument("--limit", type=count, default=20, metavar="N", help="most clicks for an object (default 20)")
+    parser.add_argument("--repeats", type=natural, default=0, metavar="N", help="further runs with random clicks")
+    parser.add_argument("--max-objects", type=count, metavar="N", help="at most N objects, evenly spread")
+    parser.add_argument("--min-area", type=count, default=1, metavar="PIXELS", help="smaller objects are left out")
     _add_model(parser)
     parser.set_defaults(run=_clicks)
 
@@ -89,17 +90,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write a page, .html")
 
 
-def _count(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def _clicks(options: argparse.Namespace) -> None:
     from e2sam.evaluation.clicks import ClickOptions, ClickReport, evaluate_clicks
     from e2sam.inference.predictor import Predictor
     from e2sam.weights.zoo import load_model
 
+    if options.report is not None:
+        check_target("--report", options.report, PAGE, (options.stack, options.labels, options.model))
     stack = stack_of(options)
     targets, ignore = _targets(options, stack.size)
     predictor = Predictor(load_model(options.model, options.device))
@@ -161,6 +158,8 @@ def _semantic(options: argparse.Namespace) -> None:
     from e2sam.inference.semantic import semantic_config
     from e2sam.weights.zoo import load_model
 
+    if options.report is not None:
+        check_target("--report", options.report, PAGE, (options.data, options.model))
     labelled = open_dataset(options.data, "classes")
     items = labelled.items if options.split is None else labelled.of_split(options.split)
     if not items:

@@ -6,9 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from e2sam.cli.output import emit
+from e2sam.cli.output import check_target, emit
 
 __all__ = ["add_commands"]
+
+# Label images may go to a folder.
+_SUFFIXES = {"coco": (".json",), "geojson": (".geojson", ".json")}
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -36,6 +39,7 @@ def _run_export(options: argparse.Namespace) -> None:
     from e2sam.data.export import export
     from e2sam.data.session import Session
 
+    check_target("--out", options.out, _SUFFIXES.get(options.format, ()), (options.session,))
     with Session.open(options.session, create=False, read_only=True) as session:
         written = export(
             session,

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from e2sam.cli.output import emit
+from e2sam.cli.output import PAGE, check_target, emit
 from e2sam.cli.stacks import add_reading_arguments
+from e2sam.cli.values import above_zero, count, natural, share
 from e2sam.data.stack import split_names
 from e2sam.errors import TrainingError
 
@@ -76,10 +77,10 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
         ("prompt-share", "share of the steps, at the end, that answer clicks too"),
         ("dropout", "chance that a sample loses channels"),
     ):
-        parser.add_argument(f"--{name}", type=_share, metavar="0..1", help=what)
-    parser.add_argument("--tile-size", type=_count, metavar="PIXELS", help="side of a tile in the model's frame")
-    parser.add_argument("--tiles", dest="num_tiles", type=_count, metavar="N", help="trained tiles (default: by area)")
-    parser.add_argument("--lora-rank", type=_count, metavar="R", help="rank of the low-rank changes (default 8)")
+        parser.add_argument(f"--{name}", type=share, metavar="0..1", help=what)
+    parser.add_argument("--tile-size", type=count, metavar="PIXELS", help="side of a tile in the model's frame")
+    parser.add_argument("--tiles", dest="num_tiles", type=count, metavar="N", help="trained tiles (default: by area)")
+    parser.add_argument("--lora-rank", type=count, metavar="R", help="rank of the low-rank changes (default 8)")
     _add_run_arguments(parser)
     parser.set_defaults(run=_inherit)
 
@@ -87,17 +88,17 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the training loop, which both commands share."""
     parser.add_argument(
-        "--steps", type=_count, metavar="N", help="optimizer steps (default: inherit 300, finetune by the data)"
+        "--steps", type=count, metavar="N", help="optimizer steps (default: inherit 300, finetune by the data)"
     )
-    parser.add_argument("--batch-size", type=_count, metavar="N", help="samples a step, over all devices")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every random draw (default 0)")
-    parser.add_argument("--validate-every", type=_count, metavar="N", help="steps between validations")
-    parser.add_argument("--checkpoint-every", type=_count, metavar="N", help="steps between checkpoints of the run")
-    parser.add_argument("--patience", type=_count, metavar="N", help="stop after N validations without improvement")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="samples a step, over all devices")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of every random draw (default 0)")
+    parser.add_argument("--validate-every", type=count, metavar="N", help="steps between validations")
+    parser.add_argument("--checkpoint-every", type=count, metavar="N", help="steps between checkpoints of the run")
+    parser.add_argument("--patience", type=count, metavar="N", help="stop after N validations without improvement")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished run of this --out")
     parser.add_argument("--accelerator", default="auto", metavar="A", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--devices", type=_devices, default=1, metavar="N", help="devices or processes (default 1)")
-    parser.add_argument("--nodes", dest="num_nodes", type=_count, default=1, metavar="N", help="machines (default 1)")
+    parser.add_argument("--nodes", dest="num_nodes", type=count, default=1, metavar="N", help="machines (default 1)")
     parser.add_argument("--strategy", default="auto", metavar="S", help="of Lightning Fabric: auto, ddp")
     parser.add_argument("--precision", default="auto", metavar="P", help="auto, 32-true, bf16-mixed, 16-mixed")
 
@@ -132,7 +133,7 @@ def _inherit_config(options: argparse.Namespace) -> InheritConfig:
     from e2sam.training.inherit import InheritConfig
     from e2sam.training.inheritance import Lessons
 
-    _check_target(options.out)
+    check_target("--out", options.out, (".safetensors",), (*options.paths, options.teacher, options.student))
     given = {name: value for name, value in vars(options).items() if value is not None}
     known = {field.name for field in fields(InheritConfig)}
     changes = {name: value for name, value in given.items() if name in known}
@@ -198,23 +199,23 @@ def _add_finetune(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", choices=("bmvc2023",), default="", help="settings of the paper's stage 2")
     parser.add_argument("--channels", metavar="A,B,C", help="selection (default: that of each correction)")
-    parser.add_argument("--learning-rate", type=float, metavar="R", help="of the decoder")
-    parser.add_argument("--encoder-rate", type=float, metavar="R", help="of the encoder")
+    parser.add_argument("--learning-rate", type=above_zero, metavar="R", help="of the decoder")
+    parser.add_argument("--encoder-rate", type=above_zero, metavar="R", help="of the encoder")
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=above_zero,
         metavar="S",
         help="time for the steps (default: half a second for each, 30 s for up to 8 objects)",
     )
     parser.add_argument(
         "--held-out",
-        type=_share,
+        type=share,
         metavar="0..0.5",
         help="share of the labels to judge by (default 0.25; up to 8 objects: each by what others taught)",
     )
-    parser.add_argument("--lora-rank", dest="rank", type=_count, metavar="R", help="rank of the low-rank changes")
+    parser.add_argument("--lora-rank", dest="rank", type=count, metavar="R", help="rank of the low-rank changes")
     parser.add_argument("--decoder", choices=("detail", "bmvc2023"), help="of the semantic head")
-    parser.add_argument("--tile-size", type=_count, metavar="PIXELS", help="semantic head: long side of a tile")
+    parser.add_argument("--tile-size", type=count, metavar="PIXELS", help="semantic head: long side of a tile")
     parser.add_argument("--ignore-index", metavar="V", help="semantic head: label that is not counted, or none")
     parser.add_argument("--classes", metavar="A,B,C", help="semantic head: names in the order of the label values")
     parser.add_argument("--twin", action=argparse.BooleanOptionalAction, help="also train on red, green, blue alone")
@@ -229,7 +230,10 @@ def _finetune(options: argparse.Namespace) -> None:
     from e2sam.training.devices import is_first_process
     from e2sam.training.finetune import FinetuneConfig, finetune
 
-    _check_target(options.out)
+    inputs = (options.data, options.model)
+    check_target("--out", options.out, (".safetensors",), inputs)
+    if options.report is not None:
+        check_target("--report", options.report, PAGE, inputs)
     known = {field.name for field in fields(FinetuneConfig)}
     changes = {name: value for name, value in vars(options).items() if value is not None and name in known}
     for name in ("channels", "classes"):
@@ -331,40 +335,7 @@ class _Watched(Generic[T]):
         self.last = step
 
 
-def _check_target(path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise TrainingError(f"Expected --out as a .safetensors file, got {path.name}.")
-    if not path.absolute().parent.is_dir():
-        raise TrainingError(f"Expected an existing folder for --out, got {path.parent}: make it first.")
-
-
-def _count(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text!r}")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
-
-
 def _devices(text: str) -> int | str:
     if text == "auto":
         return text
-    return _count(text)
+    return count(text)

@@ -97,7 +97,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from e2sam.weights.checkpoint import load_sam_checkpoint, read_checkpoint_info
+    from e2sam.weights.checkpoint import load_checkpoint, load_sam_checkpoint, read_checkpoint_info
     from e2sam.weights.zoo import ZOO, weights_file
 
     path = weights_file(ZOO[options.target]) if options.target in ZOO else Path(options.target)
@@ -113,6 +113,8 @@ def _info(options: argparse.Namespace) -> None:
         }
         emit(result, options.json, (f"{name}: {value}" for name, value in result.items()))
         return
+    # Its fingerprint stands in the file; only who reads the weights knows whether it is true.
+    load_checkpoint(path)
     info = read_checkpoint_info(path)
     emit(_info_json(info), options.json, _info_lines(info))
 

@@ -7,15 +7,49 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-__all__ = ["emit", "progress", "set_up_logging", "tell"]
+from e2sam.errors import OutputError
+
+__all__ = ["PAGE", "check_target", "emit", "progress", "set_up_logging", "tell"]
 
 T = TypeVar("T")
+
+# Names of reports.
+PAGE = (".html", ".htm")
+
+
+def check_target(option: str, target: Path, suffixes: Sequence[str], inputs: Iterable[object]) -> None:
+    """Refuse, before any work is done, a file that could not be written or that the command reads.
+
+    Parameters
+    ----------
+    option
+        How the user gave it, such as "--out".
+    target
+        File to write.
+    suffixes
+        Allowed ends of its name, lower case with the dot; none = any.
+    inputs
+        What the command was given to read; what is no file of that name (`tiny`, `shift:DIR`) is passed over.
+
+    Raises
+    ------
+    OutputError
+        If its name, its folder or the file itself will not do.
+    """
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise OutputError(f"Expected {option} with a name ending in {' or '.join(suffixes)}, got {target.name!r}.")
+    if not target.absolute().parent.is_dir():
+        raise OutputError(f"Expected {option} in a folder that exists, got {target.parent}: make it first.")
+    for source in inputs:
+        if isinstance(source, str | Path) and target.exists() and Path(source).exists() and target.samefile(source):
+            raise OutputError(f"Expected {option} to be another file than what is read, got {target}: name a new one.")
 
 
 def emit(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from e2sam.cli.output import emit, progress, tell
+from e2sam.cli.output import check_target, emit, progress, tell
 from e2sam.cli.stacks import add_reading_arguments, add_stack_arguments, stack_of
+from e2sam.cli.values import count, share
 from e2sam.data.stack import split_names
-from e2sam.errors import E2SamError, PromptError, StackError
+from e2sam.errors import E2SamError, PromptError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     _add_model_arguments(parser)
     _add_automatic_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the label images")
-    parser.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: by the cores)")
+    parser.add_argument("--workers", type=count, default=0, metavar="N", help="processes (default: by the cores)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work")
     parser.add_argument("--probability", action="store_true", help="semantic models: also write NAME_percent.tif")
     parser.add_argument("--overwrite", action="store_true", help="make again what is there")
@@ -115,17 +116,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_automatic_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--points-per-side", type=_count, default=32, metavar="N", help="clicks along the long side")
-    parser.add_argument("--min-quality", type=float, metavar="Q", help="least predicted IoU of a mask, 0..1")
-    parser.add_argument("--min-stability", type=float, metavar="S", help="least stability of a mask, 0..1")
-    parser.add_argument("--min-area", type=_count, default=16, metavar="PIXELS", help="smaller instances are left out")
-    parser.add_argument("--tile", type=_count, metavar="PIXELS", help="work in tiles of this side (default: if large)")
-
-
-def _count(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
+    parser.add_argument("--points-per-side", type=count, default=32, metavar="N", help="clicks along the long side")
+    parser.add_argument("--min-quality", type=share, metavar="Q", help="least predicted IoU of a mask, 0..1")
+    parser.add_argument("--min-stability", type=share, metavar="S", help="least stability of a mask, 0..1")
+    parser.add_argument("--min-area", type=count, default=16, metavar="PIXELS", help="smaller instances are left out")
+    parser.add_argument("--tile", type=count, metavar="PIXELS", help="work in tiles of this side (default: if large)")
 
 
 def _point(text: str) -> tuple[float, float, int]:
@@ -153,7 +148,7 @@ def _segment(options: argparse.Namespace) -> None:
     from e2sam.data.io import write_labels
     from e2sam.data.prompts import Prompts
 
-    _check_target(options.out)
+    check_target("--out", options.out, (".tif", ".tiff", ".png"), (options.stack, options.model))
     if not options.point and options.box is None:
         raise PromptError("Expected at least one --point X,Y or a --box X0,Y0,X1,Y1, got neither.")
     stack = stack_of(options)
@@ -200,7 +195,7 @@ def _auto(options: argparse.Namespace) -> None:
     from e2sam.data.io import write_labels
     from e2sam.inference.automatic import segment_everything_steps
 
-    _check_target(options.out)
+    check_target("--out", options.out, (".tif", ".tiff", ".png"), (options.stack, options.model))
     automatic = _automatic_options(options)
     stack = stack_of(options)
     predictor = _predictor(options)
@@ -302,11 +297,3 @@ def _automatic_options(options: argparse.Namespace) -> AutomaticOptions:
 
 def _channels(text: str) -> tuple[str, ...] | Literal["auto"]:
     return "auto" if text == "auto" else split_names(text)
-
-
-def _check_target(target: Path) -> None:
-    """Refuse a file that could not be written before the work is done."""
-    if target.suffix.lower() not in (".tif", ".tiff", ".png"):
-        raise StackError(f"Expected --out with a name ending in .tif or .png, got {target.name!r}.")
-    if not target.parent.is_dir():
-        raise StackError(f"Expected --out in a folder that exists, got {target.parent}: make it first.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e2sam.cli.output import emit
+from e2sam.cli.values import count
 from e2sam.data.stack import split_names
 from e2sam.errors import StackError
 
@@ -43,7 +44,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         epilog="example: e2sam channels scene.tif --top 5",
     )
     add_stack_arguments(channels)
-    channels.add_argument("--top", type=_positive, default=5, metavar="K", help="number of suggestions (default 5)")
+    channels.add_argument("--top", type=count, default=5, metavar="K", help="number of suggestions (default 5)")
     channels.set_defaults(run=_channels)
 
 
@@ -96,12 +97,6 @@ def stack_of(options: argparse.Namespace, *, whole: bool = False) -> ChannelStac
             "with --channel-axis."
         )
     return stack
-
-
-def _positive(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _info(options: argparse.Namespace) -> None:

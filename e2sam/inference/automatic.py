@@ -26,6 +26,8 @@ __all__ = ["AutomaticOptions", "AutomaticStep", "segment_everything", "segment_e
 # are as good.
 _THRESHOLDS = {"tiny": (0.5, 0.7)}
 _SAM_THRESHOLDS = (0.88, 0.95)
+# Each tile is an encoder pass; in smaller ones nothing can be told from anything.
+_LEAST_TILE = 32
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ class AutomaticOptions:
 
     def __post_init__(self) -> None:
         shares = (self.min_quality or 0, self.min_stability or 0, self.max_overlap, 2 * self.tile_overlap)
-        counts = (self.points_per_side, self.points_per_batch, 1 if self.tile_side is None else self.tile_side)
+        counts = (self.points_per_side, self.points_per_batch)
         if min(counts) < 1 or not all(0 <= share <= 1 for share in shares):
             raise PromptError(
-                "Expected at least 1 point per side and batch and pixel per tile, quality, stability, overlap in 0..1 "
-                f"and tile overlap in 0..0.5, got {self}."
+                "Expected at least 1 point per side and batch, quality, stability, overlap in 0..1 and tile overlap in "
+                f"0..0.5, got {self}."
             )
+        if self.tile_side is not None and self.tile_side < _LEAST_TILE:
+            raise PromptError(f"Expected tiles of at least {_LEAST_TILE} pixels, got {self.tile_side}.")
 
     def for_model(self, architecture: str) -> AutomaticOptions:
         """These options with the thresholds that suit a model where none were given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -45,6 +46,8 @@ _SAMPLED_BLOCKS = 4
 _SAMPLED_BLOCK = 256
 _LOOKED_UP_PIXELS = 1 << 18
 _BAND_PIXELS = 1 << 17
+# What `read_stack` calls a channel that its file does not name.
+_NO_NAME = re.compile(r"ch\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,6 +374,11 @@ def _matched(
     unknown = [name for name in mapping if name not in own]
     if unknown:
         raise ChannelError(f"Expected a mapping from the model's channels ({_list(own)}), got {_list(unknown)}.")
+    if all(map(_NO_NAME.fullmatch, own)) and not mapping and missing == "refuse" and stack.num_channels != len(own):
+        raise ChannelError(
+            f"Expected a stack of {len(own)} channels, as the model's have no names ({_list(own)}), got "
+            f"{stack.num_channels}: give a mapping from the model's names to the stack's."
+        )
     wanted = [mapping.get(name, name) for name in own]
     absent = [name for name in wanted if name not in stack.names]
     if absent and (missing == "refuse" or len(absent) == len(own)):

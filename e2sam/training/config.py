@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["TrainStep"]
+from e2sam.errors import TrainingError
+
+__all__ = ["TrainStep", "check_run"]
+
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+_PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 
 @dataclass(frozen=True)
@@ -29,3 +34,27 @@ class TrainStep:
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+
+
+def check_run(seed: int, accelerator: str, strategy: str, precision: str) -> None:
+    """Refuse settings of a run that no machine could take, before images and weights are read.
+
+    Raises
+    ------
+    TrainingError
+        If the seed is negative, or a name is none that Lightning Fabric knows and steps can be yielded under.
+    """
+    if seed < 0:
+        raise TrainingError(f"Expected a seed of at least 0, got {seed}.")
+    for what, given, allowed in (("accelerator", accelerator, _ACCELERATORS), ("precision", precision, _PRECISIONS)):
+        if given not in allowed:
+            raise TrainingError(f"Expected {what} of {', '.join(allowed)}, got {given!r}.")
+    if not (strategy == "auto" or strategy.startswith("ddp")):
+        raise TrainingError(
+            f"Expected strategy 'auto' or 'ddp', got {strategy!r}: sharded strategies are not supported."
+        )
+    if strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise TrainingError(
+            f"Expected strategy 'ddp', whose processes run the same command, got {strategy!r}: steps cannot "
+            "be yielded out of spawned processes."
+        )

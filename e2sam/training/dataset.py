@@ -146,6 +146,8 @@ def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None 
     for (key, selection), members in grouped.items():
         if key not in stacks:
             stacks[key] = members[0].image.load()
+        if selection:
+            stacks[key].indices(selection)
         recipes: dict[str, ChannelRecipe] = {}
         for member in members:
             recipes.update(zip(member.conditions.channels, member.conditions.recipes, strict=False))

@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from e2sam.errors import TrainingError
+from e2sam.training.config import check_run
 from e2sam.training.task import LoopSettings
 
 __all__ = ["connect", "is_first_process", "is_out_of_memory"]
@@ -21,15 +22,7 @@ def connect(settings: LoopSettings) -> Any:
     TrainingError
         If the devices are not here, or the settings do not fit them.
     """
-    if not (settings.strategy == "auto" or settings.strategy.startswith("ddp")):
-        raise TrainingError(
-            f"Expected strategy 'auto' or 'ddp', got {settings.strategy!r}: sharded strategies are not supported."
-        )
-    if settings.strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise TrainingError(
-            f"Expected strategy 'ddp', whose processes run the same command, got {settings.strategy!r}: steps cannot "
-            "be yielded out of spawned processes."
-        )
+    check_run(0, settings.accelerator, settings.strategy, settings.precision)
     # The heads that the second phase of a task adds have no gradient in the first.
     strategy = "ddp_find_unused_parameters_true" if settings.strategy == "ddp" else settings.strategy
     try:

@@ -21,6 +21,7 @@ from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.config import TrainStep
 from e2sam.training.finetune_config import FinetuneConfig, FinetuneResult
 from e2sam.training.loop import run_training
+from e2sam.training.state import nothing_unfinished, unfinished
 from e2sam.training.task import LoopSettings, Outcome, TrainingTask
 from e2sam.training.tuning import plain_copy
 from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
@@ -118,7 +119,7 @@ class _Run:
             return
         task = self.head.task(self._save, self._identity())
         if not self.config.resume:
-            self.candidate.with_name(self.candidate.name + ".state").unlink(missing_ok=True)
+            unfinished(self.candidate).unlink(missing_ok=True)
         runner = run_training(task, self._settings())
         try:
             yield from runner
@@ -207,6 +208,11 @@ class _Training:
             done += run.head.steps
 
     @property
+    def is_begun(self) -> bool:
+        """Whether an earlier run of the same output left anything to go on from."""
+        return any(run.candidate.exists() or unfinished(run.candidate).exists() for run in self.runs)
+
+    @property
     def is_sound(self) -> bool:
         """Whether each run came to weights that can be judged."""
         return all(run.outcome.accepted for run in self.runs)
@@ -262,9 +268,11 @@ def finetune(
     config.out.parent.mkdir(parents=True, exist_ok=True)
     twin = head.twin()
     total = head.steps * (1 if twin is None else 2)
+    training = _Training(head, config, "candidate")
+    if config.resume and not training.is_begun:
+        yield TrainStep(0, total, math.nan, message=nothing_unfinished(config.out))
     yield TrainStep(0, total, math.nan, message="Judging the model before training.")
     before = head.before()
-    training = _Training(head, config, "candidate")
     for step in training.steps():
         yield replace(step, total=total, metrics={k: v for k, v in step.metrics.items() if k != "accepted"})
     if not _is_first_process():

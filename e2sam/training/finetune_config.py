@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2sam.errors import TrainingError
+from e2sam.training.config import check_run
 from e2sam.training.tuning import TUNES
 
 __all__ = ["FinetuneConfig", "FinetuneResult"]
@@ -112,9 +113,16 @@ class FinetuneConfig:
                 raise TrainingError(f"Expected {name} of {shown}, got {getattr(self, name)!r}.")
         if self.preset and self.head != "semantic":
             raise TrainingError("Expected --head semantic with the preset bmvc2023, whose stage 2 has no prompts.")
-        if self.seconds < 0:
+        if self.head != "semantic":
+            of_classes = {name: getattr(self, name) for name in ("decoder", "tile_size", "classes")}
+            set_ones = [name for name, value in of_classes.items() if value]
+            set_ones += ["ignore_index"] * (self.ignore_index != "auto")
+            if set_ones:
+                raise TrainingError(f"Expected --head semantic with {', '.join(set_ones)}, got {self.head}.")
+        check_run(self.seed, self.accelerator, self.strategy, self.precision)
+        if not self.seconds >= 0:
             raise TrainingError(f"Expected seconds of at least 0 (0 = chosen), got {self.seconds}.")
-        if self.learning_rate < 0 or self.encoder_rate < 0:
+        if not (self.learning_rate >= 0 and self.encoder_rate >= 0):
             raise TrainingError(
                 f"Expected learning rates above 0 (0 = chosen), got {self.learning_rate} and {self.encoder_rate}."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,9 +26,10 @@ from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.inflation import build_student, canonical_order
 from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.agreement import AgreementProbe
-from e2sam.training.config import TrainStep
+from e2sam.training.config import TrainStep, check_run
 from e2sam.training.inheritance import InheritTask, Lessons, Rates
 from e2sam.training.loop import run_training
+from e2sam.training.state import nothing_unfinished, unfinished
 from e2sam.training.task import LoopSettings
 from e2sam.training.tiles import TileReader, TrainingScene, hold_out
 from e2sam.training.views import TeacherViews
@@ -121,6 +123,7 @@ class InheritConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"Expected {name} to be {' or '.join(allowed)}, got {getattr(self, name)!r}.")
+        check_run(self.seed, self.accelerator, self.strategy, self.precision)
         if self.lessons.loss not in ("pairwise", "mmd"):
             raise TrainingError(f"Expected a loss 'pairwise' or 'mmd', got {self.lessons.loss!r}.")
 
@@ -211,7 +214,10 @@ def inherit(
     scenes = hold_out(_scenes_of(stacks), config.seed)
     model = load_model(config.teacher, device="cpu", exact=True) if teacher is None else teacher
     task = _build_task(scenes, model, config)
-    return (yield from run_training(task, config.loop()))
+    settings = config.loop()
+    if config.resume and not unfinished(config.out).exists():
+        yield TrainStep(0, config.steps, math.nan, message=nothing_unfinished(config.out))
+    return (yield from run_training(task, settings))
 
 
 def _scenes_of(stacks: Sequence[ChannelStack | str | Path] | ChannelStack | str | Path) -> list[ChannelStack]:
@@ -234,6 +240,8 @@ def _build_task(scenes: tuple[TrainingScene, ...], teacher: E2SAM, config: Inher
     channels, sample = trained[0].stack.channels, _sample_of(trained)
     recipes = _fit(sample, trained, config)
     statistics = channel_statistics(sample)
+    if not (statistics.deviation > 0).any():
+        raise ChannelError("Expected at least 1 channel whose valid pixels differ, got none: see `e2sam info`.")
     order = canonical_order(channels)
     grouping = _grouping(sample, statistics, order)
     canonical = _canonical(sample, config, order, grouping)

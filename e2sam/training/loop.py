@@ -20,7 +20,7 @@ import torch
 from e2sam.errors import TrainingError
 from e2sam.training.config import TrainStep
 from e2sam.training.devices import connect, is_out_of_memory
-from e2sam.training.state import RunState, load_optimizer, optimizer_tensors, read_state, write_state
+from e2sam.training.state import RunState, load_optimizer, optimizer_tensors, read_state, unfinished, write_state
 from e2sam.training.task import MOST_UNSOUND_STEPS, LoopSettings, Outcome, StepDraw, TrainingTask
 from e2sam.training.trained import TrainedWeights
 
@@ -83,7 +83,7 @@ class _Run:
         self.unsound = 0
         self.saved_step = 0
         self.finished = False
-        self.state_path = settings.out.with_name(settings.out.name + ".state")
+        self.state_path = unfinished(settings.out)
         self.best_path = settings.out.with_name(settings.out.name + ".best")
         if settings.resume and self.state_path.exists():
             self._restore()

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from e2sam.errors import TrainingError
 
-__all__ = ["RunState", "load_optimizer", "load_tensors", "optimizer_tensors", "read_state", "write_state"]
+__all__ = [
+    "RunState",
+    "load_optimizer",
+    "load_tensors",
+    "nothing_unfinished",
+    "optimizer_tensors",
+    "read_state",
+    "unfinished",
+    "write_state",
+]
 
 _FORMAT = 1
 
@@ -54,6 +63,16 @@ class RunState:
     stale: int = 0
     seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def unfinished(out: Path) -> Path:
+    """Where a run that writes `out` stands until it is finished."""
+    return out.with_name(out.name + ".state")
+
+
+def nothing_unfinished(out: Path) -> str:
+    """What the user is told who would go on with a run that is not there."""
+    return f"There is no unfinished run of {out.name} to go on with: starting from the beginning."
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], state: RunState) -> None:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from inheriting import config_of, losses, run, stack_of, teacher_of
 
+from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError, TrainingError
 from e2sam.training.inherit import InheritConfig, inherit
 from e2sam.weights.checkpoint import load_checkpoint
@@ -55,6 +57,8 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
         ({"canonical": ("c0", "nir")}, ChannelError, "nir"),
         ({"canonical": ("c0", "c1", "c2", "c3")}, ChannelError, "one to three"),
         ({"tile_size": 50}, TrainingError, "multiple of 32"),
+        ({"seed": -1}, TrainingError, "seed of at least 0"),
+        ({"precision": "half"}, TrainingError, "precision of auto, 32-true"),
         ({"merge": "mean"}, Exception, "merge module"),
         ({"out": Path("/nowhere/at/all.safetensors")}, TrainingError, "existing folder"),
     ],
@@ -72,6 +76,23 @@ def test_wrong_stacks_are_refused(tmp_path: Path) -> None:
         list(inherit([stack_of(4), stack_of(5)], config, teacher_of()))
     with pytest.raises(TrainingError, match="hold a region out"):
         list(inherit(stack_of(size=(20, 20)), config, teacher_of()))
+
+
+def test_stacks_without_anything_to_see_are_refused(tmp_path: Path) -> None:
+    stack = stack_of()
+    for data in (np.full(stack.data.shape, np.nan, np.float32), np.full(stack.data.shape, 7, np.uint8)):
+        with pytest.raises(ChannelError, match="whose valid pixels differ"):
+            list(inherit(ChannelStack(data, stack.channels), config_of(tmp_path), teacher_of()))
+    half = np.where(np.arange(4)[:, None, None] == 0, np.nan, np.asarray(stack.data, np.float32))
+    assert run(config_of(tmp_path, steps=1, canonical=()), stack=ChannelStack(half, stack.channels))
+
+
+def test_who_goes_on_with_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
+    steps = run(config_of(tmp_path, steps=1, resume=True))
+    assert [step.message for step in steps if "unfinished" in step.message] == [
+        "There is no unfinished run of student.safetensors to go on with: starting from the beginning."
+    ]
+    assert steps[-1].step == 1
 
 
 SCRIPT = """

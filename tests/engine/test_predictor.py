@@ -235,6 +235,17 @@ def test_a_student_refuses_other_channels_with_both_lists() -> None:
     assert predictor.encoder_passes == 2
 
 
+def test_a_student_without_names_refuses_a_stack_of_another_kind() -> None:
+    predictor = Predictor(student_of("ch0 ch1 ch2"), cache=False)
+    with pytest.raises(ChannelError, match=r"3 channels, as the model's have no names.*got 5"):
+        predictor.set_stack(stack_of(noise((5, 40, 40), "uint16"), "ch0 ch1 ch2 ch3 ch4"))
+    assert predictor.encoder_passes == 0
+    predictor.set_stack(stack_of(noise((3, 40, 40), "uint16"), "ch0 ch1 ch2"))
+    stack = stack_of(noise((4, 40, 40), "uint16"), "a b c d")
+    predictor.set_stack(stack, mapping={"ch0": "d", "ch1": "a", "ch2": "b"})
+    assert set(predictor.channels) == {"a", "b", "d"}
+
+
 def test_weights_of_a_student_are_those_of_its_merge_module() -> None:
     model = student_of("a b c")
     assert model.merge is not None

@@ -58,13 +58,19 @@ def test_lines_for_a_person(square, capsys):
         (["evaluate", "clicks", "{stack}", "{labels}", "--channels", "x"], "channels"),
         (["evaluate", "semantic", "{folder}", "--ignore-index", "none"], "semantic decoder"),
         (["evaluate", "semantic", "{folder}", "--split", "test"], "split test"),
+        (["evaluate", "clicks", "{stack}", "{labels}", "--report", "{stack}"], ".html"),
+        (["evaluate", "semantic", "{folder}", "--report", "{folder}/page.tif"], ".html"),
+        (["evaluate", "clicks", "{stack}", "{labels}", "--report", "{folder}/absent/page.html"], "folder that exists"),
+        (["evaluate", "clicks", "{stack}", "{labels}", "--repeats", "-1"], "at least 0"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(square, capsys, arguments, wanted):
     places = {"stack": square / "square.tif", "labels": square / "square_labels.png", "folder": square}
+    stack = places["stack"].read_bytes()
     try:
         code = main([argument.format(**places) for argument in arguments])
     except SystemExit as end:
         code = end.code
     error = capsys.readouterr().err.strip().splitlines()
     assert code == 2 and len(error) == 1 and wanted.lower() in error[0].lower()
+    assert places["stack"].read_bytes() == stack

@@ -79,6 +79,18 @@ def test_wrong_input_is_one_line_and_exit_2(
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("kind", ["coco", "geojson", "tiff", "png"])
+def test_the_session_is_never_written_over(session_file: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    before = session_file.read_bytes()
+    assert main(["export", str(session_file), "--format", kind, "--out", str(session_file)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert session_file.read_bytes() == before
+    picture = session_file.with_name("o.tif")
+    if kind in ("coco", "geojson"):
+        assert main(["export", str(session_file), "--format", kind, "--out", str(picture)]) == 2
+        assert "ending in" in capsys.readouterr().err and not picture.exists()
+
+
 def test_wrong_use_is_exit_2(session_file: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["export", str(session_file), "--format", "gif", "--out", "o.gif"])

@@ -236,10 +236,23 @@ def test_wrong_use_is_one_line_and_exit_2(tmp_path, base, capsys):
         (["finetune", str(tmp_path / "nothing"), "--out", out], "folder"),
         (["finetune", str(pairs), "--out", str(tmp_path / "mine.pth")], ".safetensors"),
         (["finetune", str(pairs), "--out", out, "--preset", "bmvc2023"], "semantic"),
-        (["finetune", str(pairs), "--out", out, "--learning-rate", "-1"], "learning rates"),
+        (["finetune", str(pairs), "--out", out, "--learning-rate", "nan"], "above 0"),
+        (["finetune", str(pairs), "--out", out, "--seed", "-1"], "at least 0"),
+        (["finetune", str(pairs), "--out", out, "--classes", "a,b", "--ignore-index", "3"], "classes, ignore_index"),
+        (["finetune", str(pairs), "--out", out, "--precision", "half"], "precision of auto, 32-true"),
+        (["finetune", str(pairs), "--out", out, "--accelerator", "gpus"], "accelerator of auto, cpu"),
+        (["finetune", str(pairs), "--out", out, "--strategy", "fsdp"], "strategy 'auto' or 'ddp'"),
+        (["finetune", str(pairs), "--out", out, "--channels", "nir"], "nir"),
+        (["finetune", str(pairs), "--out", out, "--report", str(pairs / "discs.tif")], ".html"),
+        (["finetune", str(pairs), "--out", str(base), "--model", str(base)], "another file than what is read"),
         (["evaluate", "semantic", str(pairs), "--model", str(base)], "semantic decoder"),
     ):
-        assert main(arguments) == 2
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
         error = capsys.readouterr().err.strip().splitlines()
-        assert wanted in error[-1] and error[-1].startswith("e2sam: ")
+        assert code == 2
+        assert wanted in error[-1] and error[-1].startswith("e2sam")
+        assert not any("Judging" in line for line in error)
     assert not Path(out).exists()

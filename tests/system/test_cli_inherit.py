@@ -49,7 +49,7 @@ def test_preset_of_the_paper(stack: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["missing.npy", "--out", "a.safetensors"], "missing.npy"),
         (["{stack}", "--out", "a.pth"], "safetensors"),
-        (["{stack}", "--out", "none/a.safetensors"], "existing folder"),
+        (["{stack}", "--out", "none/a.safetensors"], "folder that exists"),
         (["{stack}", "--channel-axis", "0", "--out", "a.safetensors", "--canonical", "X"], "'X'"),
         (["{stack}", "--channel-axis", "0", "--out", "a.safetensors", "--strategy", "fsdp"], "sharded"),
         (["{stack}", "--out", "a.safetensors", "--dropout", "2"], "0 to 1"),

@@ -87,8 +87,12 @@ def test_info_of_sam_weights_and_of_bad_files(capsys: pytest.CaptureFixture[str]
     torch.save({k.removeprefix("decoder."): v for k, v in model.state_dict().items()}, tmp_path / "sam.pth")
     assert called_json(capsys, "models", "info", tmp_path / "sam.pth")["architecture"] == "vit_test"
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 100)
+    # Whole, but for one byte of its weights.
+    damaged = bytearray(save_checkpoint(tmp_path / "good.safetensors", model, {}).read_bytes())
+    damaged[-3] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(damaged)
     (tmp_path / "bad.pth").write_bytes(b"\xff" * 100)
-    for name in ("bad.safetensors", "bad.pth", "absent.safetensors"):
+    for name in ("bad.safetensors", "bad.pth", "damaged.safetensors", "absent.safetensors"):
         code, out, err = call(capsys, "models", "info", tmp_path / name)
         assert (code, out, err.count("\n")) == (2, "", 1)
 

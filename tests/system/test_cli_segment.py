@@ -65,6 +65,29 @@ def test_names_are_typed_with_spaces_and_those_with_a_comma_in_quotes(
     assert called_json(capsys, "segment", stack_path, *given, *prompt)["channels"] == ["CD4, membrane", "depth"]
 
 
+@pytest.mark.parametrize("command", [("segment", "--point", "20,20"), ("auto",)])
+def test_what_is_read_is_never_written_over(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    before = stack_path.read_bytes()
+    link = tmp_path / "link.tif"
+    link.symlink_to(stack_path)
+    for out in (stack_path, link, tmp_path / "." / stack_path.name):
+        code, printed, error = call(
+            capsys, command[0], stack_path, *command[1:], "--model", model, "--out", out, "--channels", "red"
+        )
+        assert (code, printed, error.count("\n")) == (2, "", 1)
+        assert "another file than what is read" in error
+    assert stack_path.read_bytes() == before
+
+
+def test_tiles_too_small_to_see_anything_in_are_refused(
+    stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = call(capsys, "auto", stack_path, "--model", model, "--out", tmp_path / "a.tif", "--tile", "8")
+    assert code == 2 and "tiles of at least 32 pixels, got 8" in error
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".png"])
 def test_segment_writes_the_mask_that_it_describes(
     stack_path: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
