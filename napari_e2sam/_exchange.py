@@ -69,7 +69,9 @@ class ExchangeControl:
                 values=request.values,
                 only_reviewed=request.only_reviewed,
             )
-            return f"Wrote {exported.num_objects} objects to {', '.join(path.name for path in exported.paths[:3])}"
+            count = exported.num_objects
+            names = ", ".join(path.name for path in exported.paths[:3])
+            return f"Wrote {count} object{'' if count == 1 else 's'} to {names}"
 
         work.say(f"Writing {request.out.name}", "busy")
         work.tasks.run(write, lambda text: work.say(text, "info"), work.fail)
@@ -95,10 +97,13 @@ class ExchangeControl:
 
 
 def _imported_text(imported: Imported, name: str) -> str:
-    count, skipped = len(imported.objects), imported.num_skipped
+    count, unusable = len(imported.objects), imported.num_unusable
+    skipped = imported.num_skipped - unusable
     parts = [f"{count} object{'' if count == 1 else 's'} taken from {name}"]
     if skipped:
         parts.append(f"{skipped} skipped, {'it is' if skipped == 1 else 'they are'} here already")
+    if unusable:
+        parts.append(f"{unusable} without a usable outline left out")
     waiting = sum(not record.is_reviewed for record in imported.objects)
     if waiting:
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for your review")

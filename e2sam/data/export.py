@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2sam._version import __version__
+from e2sam.data.file_names import short_names
 from e2sam.data.io import write_labels
 from e2sam.data.masks import MaskCrop
 from e2sam.data.polygons import Polygon, polygons_of, signed_area
@@ -70,7 +71,7 @@ def export(
     Raises
     ------
     SessionError
-        If there is no object to write, or the format is unknown.
+        If there is no object to write, the format is unknown, or `out` is the session or one of its images.
     """
     if format not in FORMATS:
         raise SessionError(f"Expected a format of {', '.join(FORMATS)}, got {format!r}.")
@@ -81,6 +82,9 @@ def export(
         what = "reviewed object" if only_reviewed else "accepted object"
         raise SessionError(f"Expected at least 1 {what} to export, got none in {session.path.name}.")
     target = Path(out)
+    images = [path for record in session.stacks() for path in record.paths]
+    if target.exists() and any(path.exists() and target.samefile(path) for path in (session.path, *images)):
+        raise SessionError(f"Expected another file than the session and its images, got {target}: name a new one.")
     count = sum(len(chosen.objects(*place)) for place in chosen.places)
     if format in ("coco", "geojson"):
         content = _coco(chosen) if format == "coco" else _geojson(chosen)
@@ -93,8 +97,9 @@ def coco_of(session: Session, is_compressed: bool = True) -> dict[str, Any]:
     """The session as a COCO data set.
 
     Segmentations are run-length codes, as text or with `is_compressed=False` as lists; categories are the session's
-    classes; every plane is one image, also those without objects. Each annotation has `attributes`: channels, recipe
-    (one for each channel), model (fingerprint), reviewed, session, origin, score.
+    classes; every plane is one image, also those without objects, named by its file, with folders where files share a
+    name. Each annotation has `attributes`: channels, recipe (one for each channel), model (fingerprint), reviewed,
+    session, origin, score.
     """
     return _coco(_Chosen(session, None, False), is_compressed)
 
@@ -166,6 +171,7 @@ def _coco(chosen: _Chosen, is_compressed: bool = True) -> dict[str, Any]:
     session = chosen.session
     places = sorted({*chosen.places, *((one.id, ()) for one in chosen.stacks if not one.leading)})
     numbers = {place: number for number, place in enumerate(places, start=1)}
+    names = short_names(session.stacks())
     annotations = []
     for place in chosen.places:
         size = session.stack(place[0]).size
@@ -175,7 +181,7 @@ def _coco(chosen: _Chosen, is_compressed: bool = True) -> dict[str, Any]:
     return {
         "info": {"description": f"e2sam session {session.path.name}", "version": __version__, "session": session.id},
         "licenses": [],
-        "images": [_image(session.stack(place[0]), place[1], number) for place, number in numbers.items()],
+        "images": [_image(session.stack(at), names[at], plane, number) for (at, plane), number in numbers.items()],
         "categories": [
             {"id": one.id, "name": one.name, "supercategory": "", "color": list(bytes.fromhex(one.colour[1:]))}
             for one in session.classes()
@@ -184,9 +190,8 @@ def _coco(chosen: _Chosen, is_compressed: bool = True) -> dict[str, Any]:
     }
 
 
-def _image(record: StackRecord, plane: Plane, number: int) -> dict[str, Any]:
+def _image(record: StackRecord, name: str, plane: Plane, number: int) -> dict[str, Any]:
     height, width = record.size
-    name = record.paths[0].name if record.paths else record.name
     image = {"id": number, "width": width, "height": height, "file_name": name}
     return {**image, "axes": record.leading, "plane": list(plane)} if plane else image
 

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from e2sam.data.file_names import matched
 from e2sam.data.io import read_labels
 from e2sam.data.masks import Box, MaskCrop
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.polygons import mask_of_polygons
 from e2sam.data.rle import decode_rle
-from e2sam.data.session import Conditions, NewObject, ObjectRecord, Plane, Session, StackRecord
+from e2sam.data.session import Conditions, NewObject, ObjectRecord, Plane, Session
 from e2sam.errors import E2SamError, SessionError
 
 __all__ = ["Imported", "import_coco", "import_labels", "objects_of_labels"]
@@ -39,11 +40,15 @@ class Imported:
     objects
         The objects that are new in the session.
     num_skipped
-        How many were left out because the session, or the file above them, has the same mask of the same class.
+        How many were left out: because the session, or the file above them, has the same mask of the same class, or
+        because they are unusable.
+    num_unusable
+        How many of these have no outline that covers a pixel of their image.
     """
 
     objects: tuple[ObjectRecord, ...]
     num_skipped: int = 0
+    num_unusable: int = 0
 
 
 def import_labels(
@@ -95,11 +100,11 @@ def objects_of_labels(labels: NDArray[Any]) -> list[MaskCrop]:
 def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None = None) -> Imported:
     """The annotations of a COCO file as objects, for all images of the file that the session has.
 
-    Those that are there already are skipped.
+    Those that are there already are skipped, and those without a usable outline.
 
-    Images are matched by file name (and plane); classes by name, new ones are added. Channels, recipe, model and the
-    reviewed flag come from `attributes` where this program wrote them. Run-length codes and polygons are read; crowd
-    regions too.
+    Images are matched by file name, by as many folders before it as agree, and by plane; classes by name, new ones are
+    added. Channels, recipe, model and the reviewed flag come from `attributes` where this program wrote them.
+    Run-length codes and polygons are read; crowd regions too.
 
     Parameters
     ----------
@@ -113,7 +118,7 @@ def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None 
     Raises
     ------
     SessionError
-        If it is no COCO file, or the session has none of its images; nothing is imported then.
+        If it is no COCO file, the session has none of its images, or a name fits several; nothing is imported then.
     """
     content = _read(Path(path))
     try:
@@ -123,7 +128,7 @@ def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None 
             raise SessionError(f"Expected images of the session, got {names} in {path}: open those images first.")
         categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         drafts = [
-            (places[annotation["image_id"]], categories[annotation["category_id"]], annotation)
+            (places[annotation["image_id"]], _category(categories, annotation["category_id"], path), annotation)
             for annotation in content["annotations"]
             if annotation["image_id"] in places
         ]
@@ -132,9 +137,18 @@ def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None 
         raise SessionError(f"{_WRONG}, got {path} ({type(error).__name__}: {error}).") from error
     found = [(place, name, new) for place, name, new in read if new is not None]
     if not found:
-        raise SessionError(f"Expected at least 1 annotation of the session's images, got none in {path}.")
+        got = f"{len(read)} without a usable segmentation" if read else "none"
+        raise SessionError(f"Expected at least 1 annotation of the session's images, got {got} in {path}.")
     left = _without_known(session, found)
-    return Imported(session.import_objects(left) if left else (), len(found) - len(left))
+    taken = session.import_objects(left) if left else ()
+    return Imported(taken, len(read) - len(left), len(read) - len(found))
+
+
+def _category(categories: Mapping[Any, str], number: Any, path: str | Path) -> str:
+    if number not in categories:
+        shown = ", ".join(map(str, [*categories][:16])) or "none"
+        raise SessionError(f"Expected a category_id among the file's categories ({shown}), got {number!r} in {path}.")
+    return categories[number]
 
 
 def _without_known(session: Session, found: Sequence[Found]) -> list[Found]:
@@ -176,15 +190,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _places(session: Session, images: Sequence[Mapping[str, Any]]) -> dict[Any, tuple[int, Plane]]:
     """Stack and plane of each image of the file that the session has."""
-    known: dict[str, StackRecord] = {}
-    for record in session.stacks():
-        known[record.name] = record
-        known.update({path.name: record for path in record.paths})
+    wanted = [(str(image["file_name"]), tuple(int(at) for at in image.get("plane", ()))) for image in images]
     places = {}
-    for image in images:
-        found = known.get(Path(str(image["file_name"]).replace("\\", "/")).name)
-        plane = tuple(int(at) for at in image.get("plane", ()))
-        if found is not None and len(plane) == len(found.leading):
+    for image, (_, plane), found in zip(images, wanted, matched(session.stacks(), wanted), strict=True):
+        if found is not None:
             if (image["height"], image["width"]) != found.size:
                 raise SessionError(
                     f"Expected {found.name} as {found.size} (H, W), got {(image['height'], image['width'])}."
@@ -196,14 +205,7 @@ def _places(session: Session, images: Sequence[Mapping[str, Any]]) -> dict[Any, 
 def _object(
     session: Session, stack_id: int, annotation: Mapping[str, Any], is_reviewed: bool | None
 ) -> NewObject | None:
-    size = session.stack(stack_id).size
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, Mapping):
-        mask = decode_rle(dict(segmentation))
-        if tuple(segmentation["size"]) != size:
-            raise SessionError(f"Expected a mask of {size} (H, W), got {tuple(segmentation['size'])}.")
-    else:
-        mask = mask_of_polygons([np.asarray(line, np.float64).reshape(-1, 2) for line in segmentation], size)
+    mask = _mask(annotation.get("segmentation"), session.stack(stack_id).size)
     if mask is None:
         return None
     attributes = annotation.get("attributes") or {}
@@ -221,3 +223,17 @@ def _object(
         origin="import",
         is_reviewed=bool(attributes.get("reviewed", False)) if is_reviewed is None else is_reviewed,
     )
+
+
+def _mask(segmentation: Any, size: tuple[int, int]) -> MaskCrop | None:
+    """The mask of a run-length code or of polygons; None where they cover no pixel, or are no outline at all."""
+    if isinstance(segmentation, Mapping):
+        mask = decode_rle(dict(segmentation))
+        if tuple(segmentation["size"]) != size:
+            raise SessionError(f"Expected a mask of {size} (H, W), got {tuple(segmentation['size'])}.")
+        return mask
+    try:
+        lines = [np.asarray(line, np.float64).reshape(-1, 2) for line in segmentation or ()]
+    except (TypeError, ValueError):
+        return None
+    return mask_of_polygons(lines, size)

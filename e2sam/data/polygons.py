@@ -48,10 +48,12 @@ def polygons_of(mask: MaskCrop) -> list[Polygon]:
 def mask_of_polygons(polygons: Sequence[ArrayLike], size: tuple[int, int]) -> MaskCrop | None:
     """The union of closed lines (N, 2) in pixel (x, y) of an image of `size`: pixels whose centre lies inside.
 
-    None if there is no such pixel.
+    None if there is no such pixel, or a corner is not finite.
     """
     height, width = size
     rings = [np.asarray(ring, np.float64).reshape(-1, 2) for ring in polygons]
+    if not all(np.isfinite(ring).all() for ring in rings):
+        return None
     rings = [ring for ring in rings if len(ring) >= 3]
     if not rings:
         return None

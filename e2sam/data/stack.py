@@ -118,6 +118,7 @@ class ChannelStack:
     _valid: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        _check_pixels(self.data)
         shape = self.data.shape
         if len(shape) != 3 + len(self.leading):
             raise StackError(f"Expected axes {self.leading}CYX, got an array of shape {tuple(shape)}.")
@@ -235,6 +236,17 @@ class ChannelStack:
             f"Expected channels of {shown} (or 0..{self.num_channels - 1}), got {name!r}: "
             "see `e2sam info` for the names."
         )
+
+
+def _check_pixels(data: Any) -> None:
+    if not (hasattr(data, "shape") and hasattr(data, "dtype")):
+        raise StackError(f"Expected an array of pixels (C, H, W), got {type(data).__name__}: pass numpy.asarray of it.")
+    try:
+        kind = np.dtype(data.dtype).kind
+    except TypeError:
+        kind = ""
+    if kind not in tuple("buif"):
+        raise StackError(f"Expected pixels of integer or floating type, got {data.dtype}: convert them.")
 
 
 class _Plane:

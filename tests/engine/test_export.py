@@ -84,6 +84,25 @@ def test_a_label_tiff_keeps_the_geo_reference(session: Session, tmp_path: Path) 
     assert (geo.pixel_to_world, geo.epsg) == (GEO.pixel_to_world, GEO.epsg)
 
 
+@pytest.mark.parametrize("format", ["tiff", "png", "coco", "geojson"])
+def test_the_session_and_its_images_are_never_written_over(tmp_path: Path, format: str) -> None:
+    image = tmp_path / "scene.tif"
+    tifffile.imwrite(image, np.arange(2 * 20 * 30, dtype=np.uint16).reshape(2, *SIZE), metadata={"axes": "CYX"})
+    before = image.read_bytes()
+    with Session.open(tmp_path / "a.e2sam") as session:
+        session.accept(
+            session.add_stack(read_stack(image)).id,
+            (),
+            NewObject(ring(), class_id=session.add_class("cell", "#102030").id),
+        )
+        for out in (session.path, image):
+            with pytest.raises(SessionError, match="another file than the session and its images"):
+                export(session, format, out)
+    assert image.read_bytes() == before
+    with Session.open(tmp_path / "a.e2sam", create=False) as session:
+        assert len(session.objects(1, ())) == 1
+
+
 def test_the_image_is_not_needed_and_overlap_is_kept(session: Session, tmp_path: Path) -> None:
     session.set_overlap("oldest")
     export(session, "tiff", tmp_path / "out.tif")
@@ -243,7 +262,7 @@ def test_polygons_and_foreign_attributes_of_other_programs(session: Session, tmp
         (
             '{"images": [{"id": 1, "width": 30, "height": 20, "file_name": "scene.tif"}], '
             '"categories": [{"id": 1, "name": "a"}], "annotations": [{"image_id": 1, "category_id": 2}]}',
-            "KeyError: 2",
+            "categories .1., got 2 in",
         ),
     ],
 )

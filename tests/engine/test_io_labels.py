@@ -92,3 +92,5 @@ def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("missing.png", "float.tif", "text.png"):
         with pytest.raises(StackError, match=name):
             read_labels(tmp_path / name)
+    with pytest.raises(StackError, match="path of a label image, got list"):
+        read_labels([1, 2])  # type: ignore[arg-type]

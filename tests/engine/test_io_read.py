@@ -6,6 +6,7 @@ import json
 import pickle
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -318,6 +319,13 @@ def test_a_large_file_that_is_cut_short_is_refused(
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(StackError, match="cut short"):
         read_stack(path)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((3, 20, 24)), [np.zeros(3)], [None], [1], b"a.tif", 5])
+def test_what_is_no_path(wrong: Any) -> None:
+    with pytest.raises(StackError, match="an image file, a folder or a list of files, got") as caught:
+        read_stack(wrong)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:

@@ -15,6 +15,21 @@ def stack(*names: str) -> ChannelStack:
     return ChannelStack(np.zeros((len(names), 4, 5), np.uint8), tuple(ChannelSpec(name) for name in names))
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([[[1, 2]]], "got list: pass numpy.asarray"),
+        (None, "got NoneType"),
+        (np.zeros((1, 4, 5), "datetime64[s]"), r"integer or floating type, got datetime64\[s\]"),
+        (np.zeros((1, 4, 5), complex), "got complex128"),
+        (np.full((1, 4, 5), "a"), "got <U1"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(data: Any, said: str) -> None:
+    with pytest.raises(StackError, match=said):
+        ChannelStack(data, (ChannelSpec("a"),))
+
+
 def test_channels_are_found_by_name_and_by_position() -> None:
     assert stack("R", "G", "depth").indices(("depth", 0)) == (2, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_export_and_import_in_the_window(window: Any, stack: ChannelStack, tmp_p
     exchange.ask("export")
     exchange.form["out"].value = tmp_path / "scene.tif"
     exchange.form["export"].native.click()
-    window.wait(lambda: window.widget.status.text() == "Wrote 1 objects to scene.tif")
+    window.wait(lambda: window.widget.status.text() == "Wrote 1 object to scene.tif")
     window.session.file.delete([1])
     exchange.ask("import")
     exchange.form["path"].value = tmp_path / "scene.tif"
@@ -94,6 +95,11 @@ def test_export_and_import_in_the_window(window: Any, stack: ChannelStack, tmp_p
     window.wait(lambda: window.widget.status.text() == "1 object taken from both.json; 1 skipped, it is here already.")
     assert len(window.session.objects) == 2
     assert len(window.panels.objects.table.rows) == 2
+    content = json.loads((tmp_path / "both.json").read_text())
+    content["annotations"].append({**content["annotations"][0], "id": 99, "segmentation": []})
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    exchange.take(tmp_path / "more.json")
+    window.wait(lambda: "2 skipped, they are here already; 1 without a usable" in window.widget.status.text())
     exchange.take(tmp_path / "both.json")
     window.wait(lambda: "0 objects taken from both.json; 2 skipped" in window.widget.status.text())
     window.controller.do("undo")

@@ -79,6 +79,8 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
     StackError
         If the file is missing, damaged, or no label image.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise StackError(f"Expected the path of a label image, got {type(path).__name__}.")
     source = Path(path)
     if not source.exists():
         raise StackError(f"Expected a label image, but there is no {source}.")

@@ -57,6 +57,7 @@ def read_stack(
     path
         TIFF (plain, ImageJ, OME, GeoTIFF, BigTIFF, pyramids: full size), .npy, .npz, PNG, JPEG or zarr; a folder or a
         list of single-channel files (colour pictures may be among them), named by what differs in their file names.
+        Several images of one shape in one TIFF become planes of a series.
     channel_axis
         Position of the channel axis, or a letter for each axis ("TCYX"); found where None.
     channel_names
@@ -84,15 +85,26 @@ def read_stack(
         read = _read_folder if _is_folder(source) else _read_file
         stack = read(source, channel_axis, 0 if channel_names is None else len(channel_names))
     else:
-        if not isinstance(path, Iterable):
-            raise StackError(f"Expected an image file, a folder or a list of files, got {path!r}.")
-        files = [Path(entry) for entry in path]
+        files = _listed(path)
         if not files:
             raise StackError("Expected at least one file, got an empty list.")
         source = files[0] if len(files) == 1 else files[0].parent
         named = 0 if channel_names is None else len(channel_names)
         stack = _read_file(files[0], channel_axis, named) if len(files) == 1 else _joined(files, channel_axis)
     return _with_user_facts(replace(stack, source=source), channel_names, nodata)
+
+
+def _listed(paths: Any) -> list[Path]:
+    expected = "Expected an image file, a folder or a list of files"
+    if hasattr(paths, "shape"):
+        raise StackError(f"{expected}, got pixels ({type(paths).__name__}): make a ChannelStack of them.")
+    if not isinstance(paths, Iterable) or isinstance(paths, bytes | bytearray):
+        raise StackError(f"{expected}, got {paths!r}.")
+    entries = list(paths)
+    wrong = [entry for entry in entries if not isinstance(entry, str | os.PathLike)]
+    if wrong:
+        raise StackError(f"{expected}, got {type(wrong[0]).__name__} in the list.")
+    return [Path(entry) for entry in entries]
 
 
 def _is_folder(path: Path) -> bool:

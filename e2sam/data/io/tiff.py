@@ -13,6 +13,7 @@ import zarr
 
 from e2sam.data.io.source import RawImage, reading
 from e2sam.data.io.tiff_metadata import channels_of, geo_reference_of, nodata_of, stated_axes
+from e2sam.data.io.tiff_series import Coloured, Stacked, chosen_series, palette_of, position_axis
 from e2sam.data.stack import LazyArray
 from e2sam.errors import StackError
 
@@ -24,34 +25,24 @@ _ALPHA = (1, 2)
 
 
 def read_tiff(path: Path) -> RawImage:
-    """Open the first series of a TIFF at full size.
+    """Open the image of a TIFF at full size; several of one shape (positions of a microscope) along a leading axis.
 
-    Uncompressed images are mapped, compressed ones are decoded where they are read.
+    Uncompressed images are mapped, compressed ones are decoded where they are read. A picture with a palette is read in
+    its colours.
 
     Raises
     ------
     StackError
-        If the file is damaged, cut short or no TIFF.
+        If the file is damaged, cut short or no TIFF, or holds several images that differ.
     """
     with reading(path, "TIFF"):
         file = tifffile.TiffFile(path)
         try:
-            if not file.series:
-                raise StackError(f"Expected an image in {path}, got a TIFF without any.")
-            series = file.series[0].levels[0]
             _check_chain(file, path)
-            _check_whole(series, path)
-            axes = stated_axes(file, series)
-            channels = channels_of(file, series)
-            raw = RawImage(
-                data=_pixels(file, series, path),
-                axes=axes,
-                channels=channels,
-                nodata=nodata_of(file),
-                geo=geo_reference_of(series.keyframe),
-                num_colours=0 if channels else _num_colours(series.keyframe),
-                is_alpha_certain=False,
-            )
+            chosen = chosen_series(file, path)
+            for series in chosen:
+                _check_whole(series, path)
+            raw = _image_of(file, chosen, path)
         except BaseException:
             file.close()
             raise
@@ -63,8 +54,35 @@ def read_tiff(path: Path) -> RawImage:
     return raw
 
 
-def _pixels(file: tifffile.TiffFile, series: Any, path: Path) -> LazyArray:
-    if series.nbytes <= _MAX_LOADED_BYTES:
+def _image_of(file: tifffile.TiffFile, chosen: list[Any], path: Path) -> RawImage:
+    first = chosen[0]
+    is_small = sum(int(series.nbytes) for series in chosen) <= _MAX_LOADED_BYTES
+    parts = [_pixels(file, series, path, is_small) for series in chosen]
+    axes, channels, geo = stated_axes(file, first), channels_of(file, first), geo_reference_of(first.keyframe)
+    palette = palette_of(file, first)
+    if len(parts) > 1:
+        # Places on the ground that differ are nobody's.
+        is_one_place = all(geo_reference_of(series.keyframe) == geo for series in chosen[1:])
+        data: LazyArray = np.stack([np.asarray(part) for part in parts]) if is_small else Stacked(parts)
+        axes, geo = position_axis(axes) + axes, geo if is_one_place else None
+    elif palette is not None:
+        coloured = Coloured(parts[0], palette)
+        return RawImage(coloured[:] if is_small else coloured, axes="YXS", geo=geo, num_colours=3)
+    else:
+        data = parts[0]
+    return RawImage(
+        data=data,
+        axes=axes,
+        channels=channels,
+        nodata=nodata_of(file, first),
+        geo=geo,
+        num_colours=0 if channels else _num_colours(first.keyframe),
+        is_alpha_certain=False,
+    )
+
+
+def _pixels(file: tifffile.TiffFile, series: Any, path: Path, is_small: bool) -> LazyArray:
+    if is_small:
         loaded: np.ndarray[Any, Any] = series.asarray(maxworkers=1)
         return loaded
     if series.dataoffset is not None and series.dtype.kind in "uif":

@@ -31,7 +31,7 @@ def stated_axes(file: Any, series: Any) -> str:
     axes = str(series.axes).upper()
     if series.kind == "shaped":
         # tifffile writes the shape always, the axes only when its caller knew them.
-        metadata: Mapping[str, Any] = (file.shaped_metadata or ({},))[0]
+        metadata = _shaped(file, series)
         if "axes" in metadata and len(str(metadata["axes"])) == len(series.shape):
             axes = str(metadata["axes"]).upper()
         elif not axes.endswith("S"):
@@ -42,11 +42,21 @@ def stated_axes(file: Any, series: Any) -> str:
 
 def channels_of(file: Any, series: Any) -> tuple[ChannelSpec, ...]:
     """Channels as OME-XML, a JSON description, GDAL's metadata or ImageJ's labels name them; the first that do."""
-    found = _ome_channels(file) or _json_channels(file) or _gdal_channels(series.keyframe)
+    found = _ome_channels(file, series) or _json_channels(file, series) or _gdal_channels(series.keyframe)
     return found or _imagej_channels(file, series)
 
 
-def _ome_channels(file: Any) -> tuple[ChannelSpec, ...]:
+def _shaped(file: Any, series: Any) -> Mapping[str, Any]:
+    """The JSON that tifffile wrote for a series."""
+    every: Sequence[Mapping[str, Any]] = file.shaped_metadata or ({},)
+    return every[_number_of(file, series) if len(every) == len(file.series) else 0]
+
+
+def _number_of(file: Any, series: Any) -> int:
+    return next((number for number, one in enumerate(file.series) if one is series), 0)
+
+
+def _ome_channels(file: Any, series: Any) -> tuple[ChannelSpec, ...]:
     text = file.ome_metadata
     if not text:
         return ()
@@ -54,8 +64,9 @@ def _ome_channels(file: Any) -> tuple[ChannelSpec, ...]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return ()
-    image = root.find("{*}Image")
-    pixels = None if image is None else image.find("{*}Pixels")
+    images = root.findall("{*}Image")
+    number = _number_of(file, series) if len(images) == len(file.series) else 0
+    pixels = images[number].find("{*}Pixels") if images else None
     if pixels is None:
         return ()
     return tuple(_ome_channel(channel) for channel in pixels.findall("{*}Channel"))
@@ -71,9 +82,9 @@ def _ome_channel(channel: ElementTree.Element) -> ChannelSpec:
     )
 
 
-def _json_channels(file: Any) -> tuple[ChannelSpec, ...]:
+def _json_channels(file: Any, series: Any) -> tuple[ChannelSpec, ...]:
     """`channels` of a JSON description: names, or objects with name, unit, wavelength_nm, kind, nodata."""
-    metadata = _json_of(file)
+    metadata = _json_of(file, series)
     channels = metadata.get("channels") or metadata.get("channel_names") or metadata.get("Channel", {})
     if isinstance(channels, Mapping):
         channels = channels.get("Name", [])
@@ -100,12 +111,12 @@ def _json_channel(channel: Any) -> ChannelSpec:
     )
 
 
-def _json_of(file: Any) -> Mapping[str, Any]:
-    metadata: Mapping[str, Any] = (file.shaped_metadata or ({},))[0]
+def _json_of(file: Any, series: Any) -> Mapping[str, Any]:
+    metadata = _shaped(file, series)
     if metadata:
         return dict(metadata)
     try:
-        parsed = json.loads(file.pages[0].description or "{}")
+        parsed = json.loads(series.keyframe.description or "{}")
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
@@ -154,10 +165,10 @@ def _imagej_channels(file: Any, series: Any) -> tuple[ChannelSpec, ...]:
     return tuple(ChannelSpec(name) for name in names) if len(set(names)) == len(names) else ()
 
 
-def nodata_of(file: Any) -> float | None:
+def nodata_of(file: Any, series: Any) -> float | None:
     """GDAL's nodata value (tag 42113), or `nodata` of a JSON description."""
-    tag = file.pages[0].tags.get(_GDAL_NODATA)
-    written = _json_of(file).get("nodata") if tag is None else str(tag.value).strip("\x00 ")
+    tag = series.keyframe.tags.get(_GDAL_NODATA)
+    written = _json_of(file, series).get("nodata") if tag is None else str(tag.value).strip("\x00 ")
     return _number(written)
 
 
