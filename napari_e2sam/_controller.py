@@ -115,10 +115,10 @@ class Controller:
         self.reopening.start()
         self.stack.start()
 
-    def close(self, remove_layers: bool = False) -> None:
-        """Let go of the viewer, end the engine, close the session; a second time does nothing."""
+    def close(self, remove_layers: bool = False) -> bool:
+        """Let go of the viewer, end the engine, close the session; a second time does nothing, and says so (False)."""
         if self._is_closed:
-            return
+            return False
         self._is_closed = True
         atexit.unregister(self.close)
         self._unbind()
@@ -132,6 +132,7 @@ class Controller:
         self.work.tasks.close()
         self.work.canvas.close(remove_layers)
         self.session.close()
+        return True
 
     def open_sample(self) -> None:
         """Open the sample stack."""

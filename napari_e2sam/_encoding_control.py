@@ -39,6 +39,8 @@ class EncodingControl:
         self._models: tuple[ModelRow, ...] = ()
         self._wanted = ""
         self._previous: list[str] = []
+        self._is_going_back = False
+        self._was_encoded = False
         self._key = ""
         self._sent_key = ""
         self._shows_composite = True
@@ -62,12 +64,17 @@ class EncodingControl:
 
     def choose_model(self, name: str) -> None:
         """Load a model by name or path; one that is not here is fetched if the user agrees."""
+        self._is_going_back = False
+        self._choose(name)
+
+    def _choose(self, name: str) -> None:
         row = next((row for row in self._models if row.name == name), None)
         if row is not None and row.state in ("absent", "part") and not self._may_fetch(row):
             self._show_models()
             return
         work = self._work
         self._wanted = name
+        self._was_encoded |= work.state.is_encoded
         work.state.is_encoded = False
         if row is not None and row.state in ("absent", "part"):
             work.engine.request(
@@ -126,7 +133,7 @@ class EncodingControl:
             return
         work = self._work
         before = work.state.model.get("name")
-        if before and before != model["name"]:
+        if before and before != model["name"] and not self._is_going_back:
             self._previous.append(before)
         work.state.model = model
         self._channels.table.set_trained(bool(model["channels"]))
@@ -146,6 +153,15 @@ class EncodingControl:
         self._model.set_details(_model_text(model) if model else "No model is loaded.")
         self._wanted = model.get("name", "")
         self._show_models()
+        # The engine goes on with the model, and what is encoded, that it had.
+        state = self._work.state
+        if not self._was_encoded:
+            self.encode()
+            return
+        state.is_encoded = True
+        draft = self._work.session.draft
+        if not draft.prompts.is_empty and not draft.candidates:
+            state.encoded.emit()
 
     def _on_browse(self) -> None:
         name, _ = QFileDialog.getOpenFileName(self._model, "Open a model", "", "Models (*.safetensors *.pth)")
@@ -160,9 +176,8 @@ class EncodingControl:
     def roll_back(self) -> None:
         """Go back to the model that was in use before."""
         if self._previous:
-            name = self._previous.pop()
-            self._work.state.model = {}
-            self.choose_model(name)
+            self._is_going_back = True
+            self._choose(self._previous.pop())
 
     def _on_engine_lost(self) -> None:
         work = self._work
@@ -301,7 +316,7 @@ class EncodingControl:
         work, state = self._work, self._work.state
         if state.scene is None or not state.selection or not state.model:
             return
-        state.is_encoded = False
+        state.is_encoded = self._was_encoded = False
         key, scene, plane = self._key, state.scene, work.session.plane
         alignment = work.session.record.alignment
         body: dict[str, Any] = {

@@ -79,6 +79,9 @@ def _nearest(known: Sequence[tuple[int, float]], wanted: float) -> tuple[int, fl
 def _histogram(values: np.ndarray) -> tuple[float, ...]:
     if values.size == 0:
         return ()
+    if values.dtype == np.bool_:
+        # Percentiles are differences, which masks do not have.
+        values = values.astype(np.uint8)
     low, high = np.percentile(values, (0.5, 99.5)).astype(float)
     counts, _ = np.histogram(values, bins=_BINS, range=(low, high if high > low else low + 1.0))
     # A square root keeps small bars visible beside one large peak.

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import napari
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QFileDialog,
@@ -104,6 +105,7 @@ class SegmentWidget(QWidget):
     ) -> None:
         super().__init__()
         self._start_engine = start_engine
+        self._is_docked = False
         self.panels = Panels(
             StackPanel(),
             ChannelsPanel(),
@@ -188,6 +190,23 @@ class SegmentWidget(QWidget):
         if watched is self._column and event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Show):
             self._fit_width()
         return bool(super().eventFilter(watched, event))
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Taken out of its dock, as by the dock's X, it ends: nobody sees any more what it would go on doing."""
+        super().changeEvent(event)
+        if event.type() != QEvent.Type.ParentChange:
+            return
+        if self.parent() is not None:
+            self._is_docked = True
+        elif self._is_docked:
+            self._is_docked = False
+            # Not while Qt is still taking it out.
+            QTimer.singleShot(0, self._end)
+
+    def _end(self) -> None:
+        if self.controller.close(remove_layers=True):
+            show_info(f"All that was accepted is saved in {self.controller.session.path}.")
+        self.deleteLater()
 
     def _on_stack_summarized(self, text: str, needs_attention: bool) -> None:
         self.sections["stack"].set_summary(text)

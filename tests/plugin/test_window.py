@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from conftest import Window
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from e2sam.data.stack import ChannelStack
+from e2sam.data.stack import ChannelSpec, ChannelStack
 
 
 def _canvas_widget(viewer: Any) -> Any:
@@ -118,3 +119,47 @@ def test_a_script_may_end_with_its_window_open(tmp_path: Path) -> None:
     assert "ValueError: of the script" in ended.stderr
     assert "RuntimeError" not in ended.stderr
     assert ended.returncode == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_one_before_at_work(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    window.click(30, 30)
+    window.controller.encoding.choose_model("broken.safetensors")
+    window.wait(lambda: "got 'broken.safetensors'" in window.widget.status.text() and window.state.is_encoded)
+    assert window.state.model["name"] == "tiny"
+    window.click(34, 34)
+    assert window.session.draft.candidates
+
+    # One that can, and back: what is gone back from is not gone back to.
+    window.controller.encoding.choose_model("other")
+    window.wait(lambda: window.state.model["name"] == "other" and window.state.is_encoded)
+    assert "Expected" not in window.widget.status.text()
+    window.controller.encoding.roll_back()
+    window.wait(lambda: window.state.model["name"] == "tiny" and window.state.is_encoded)
+    assert not window.controller.encoding.can_roll_back
+
+
+def test_the_x_of_the_dock_ends_what_is_in_it(window: Any, viewer: Any, stack: ChannelStack, qtbot: Any) -> None:
+    image = window.open(stack)
+    window.click(30, 30)
+    window.controller.do("accept")
+    path = window.session.path
+    qtbot.mouseClick(window.dock.title.close_button, Qt.MouseButton.LeftButton)
+    window.wait(lambda: list(viewer.layers) == [image])
+    # Nobody holds the session any more, and the window can be opened on it again.
+    again = Window(viewer, qtbot, session=path)
+    try:
+        window.wait(lambda: again.state.is_encoded and len(again.session.objects) == 1)
+        assert not again.session.file.is_read_only
+        again.click(50, 50)
+        again.controller.do("accept")
+        assert len(again.session.objects) == 2
+    finally:
+        again.controller.close()
+
+
+def test_masks_as_channels_are_a_stack_like_any_other(window: Any) -> None:
+    rng = np.random.default_rng(0)
+    window.open(ChannelStack(rng.random((3, 40, 50)) > 0.5, tuple(ChannelSpec(name) for name in "abc")))
+    window.click(20, 20)
+    assert window.session.draft.candidates
