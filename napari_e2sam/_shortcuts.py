@@ -48,6 +48,7 @@ SHORTCUTS: Sequence[Shortcut] = (
 )
 
 
+_NO_KEYS = (None, KeyCode.UNKNOWN, KeyCode.Ctrl, KeyCode.Shift, KeyCode.Alt, KeyCode.Meta)
 _PLURALS = {"Channel preset": "Channel presets", "Class": "Classes"}
 
 
@@ -77,7 +78,8 @@ def shortcuts_with(keys: Mapping[str, str]) -> tuple[Shortcut, ...]:
 
 def _binding(key: str) -> KeyBinding:
     binding = coerce_keybinding(key)
-    if not binding.parts or any(part.key == KeyCode.UNKNOWN for part in binding.parts):
+    # One key: the first of two would be another action's.
+    if len(binding.parts) != 1 or binding.parts[0].key in _NO_KEYS:
         raise E2SamError(f"Expected a key such as X or Control-Shift-X, got {key!r}.")
     return binding
 

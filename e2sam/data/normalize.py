@@ -96,7 +96,8 @@ class ChannelRecipe:
             If low < high does not hold, or the kind knows no such values.
         """
         given = f"{low:g} to {high:g}"
-        if not (np.isfinite([low, high]).all() and low < high):
+        # Pixels are normalized as float32.
+        if not (max(abs(low), abs(high), high - low) <= np.finfo(np.float32).max and low < high):
             raise ChannelError(f"Expected a range of two numbers, the lower one first, got {given}.")
         least = _LEAST.get(self.kind, -np.inf)
         if low < least or (low == least and self.kind != "log_depth"):

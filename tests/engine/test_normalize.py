@@ -59,7 +59,7 @@ def test_a_range_given_by_hand(kind: str) -> None:
     middle = recipe.apply(np.array([5.0], np.float32), np.ones(1, bool))[0]
     assert recipe.fill == pytest.approx(middle, abs=0.02) or fitted.fill in (0, 1)
     assert ChannelRecipe.from_json(recipe.to_json()) == recipe
-    for low, high in ((6, 2), (3, 3), (0, np.inf), (np.nan, 1)):
+    for low, high in ((6, 2), (3, 3), (0, np.inf), (np.nan, 1), (1, np.nan), (1e300, 1e308)):
         with pytest.raises(ChannelError, match="the lower one first"):
             fitted.with_range(low, high)
 

@@ -42,7 +42,7 @@ def test_keys_of_ones_own() -> None:
         shortcuts_with({"fly": "A"})
 
 
-@pytest.mark.parametrize("key", ["Nokey-Q", "", "Shift-", "far"])
+@pytest.mark.parametrize("key", ["Nokey-Q", "", "Shift-", "far", "Control", "Shift", "A A"])
 def test_what_is_no_key_is_refused(key: str) -> None:
     with pytest.raises(E2SamError, match="such as X"):
         shortcuts_with({"carry": key})
