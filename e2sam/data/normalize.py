@@ -97,7 +97,7 @@ class ChannelRecipe:
         """
         given = f"{low:g} to {high:g}"
         # Pixels are normalized as float32.
-        if not (max(abs(low), abs(high), high - low) <= np.finfo(np.float32).max and low < high):
+        if not (max(abs(low), abs(high), high - low) <= float(np.finfo(np.float32).max) and low < high):
             raise ChannelError(f"Expected a range of two numbers, the lower one first, got {given}.")
         least = _LEAST.get(self.kind, -np.inf)
         if low < least or (low == least and self.kind != "log_depth"):
