@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points
+from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 from psygnal import Signal
 
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
+from e2sam.errors import PromptError
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
 from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
 
@@ -20,6 +22,8 @@ __all__ = ["Canvas"]
 
 # Past this many changed pixels, index arrays cost more than one full redraw.
 _MOST_INDEXED = 600_000
+# Of a point outside and of one inside, as napari keeps colours.
+_COLOURS = transform_color([PROMPT_COLOURS[label] for label in (0, 1)])
 
 
 class Canvas:
@@ -31,6 +35,7 @@ class Canvas:
     pointed_at = Signal(object)  # (x, y) under the pointer, or None outside of the image
     painted = Signal(object, object)  # box that the user painted in the objects layer, and its labels (h, w) after it
     objects_made = Signal()  # the objects layer is new and empty
+    refused = Signal(str)  # why what the user drew is no prompt; it is to be taken off again
     plane_changed = Signal()
     tool_changed = Signal(str)
 
@@ -62,8 +67,8 @@ class Canvas:
         """Whether we made a layer."""
         return self._own.is_ours(layer)
 
-    def open(self, scene: Scene) -> None:
-        """Take our layers to a scene; those of another size or place are made anew."""
+    def open(self, scene: Scene | None) -> None:
+        """Take our layers to a scene; those of another size or place are made anew. None takes them away."""
         self._own.open(scene)
 
     def make_one(self) -> bool:
@@ -142,9 +147,13 @@ class Canvas:
             if layer.selected_data:
                 layer.selected_data = set()
             layer.data = points_of_xy(prompts.points)
+            # With each colour napari draws the points that it has sliced: they must be among those that are there.
+            layer.set_view_slice()
             if len(prompts.points):
                 layer.features = {"label": prompts.labels.astype(int)}
-                layer.face_color = [PROMPT_COLOURS[int(label)] for label in prompts.labels]
+                colours = _COLOURS[prompts.labels]
+                if not np.array_equal(layer.face_color, colours):
+                    layer.face_color = colours
 
     def show_mask(self, mask: MaskCrop | None) -> None:
         """Draw the current mask; only the bounding boxes of the old and the new one are touched."""
@@ -294,7 +303,8 @@ class Canvas:
         layer.selected_data = set()
         if int(layer.feature_defaults["label"].iloc[0]) != label:
             layer.feature_defaults = {"label": label}
-            layer.current_face_color = PROMPT_COLOURS[label]
+        # napari takes the label of the last point for that of the next one, but not its colour.
+        layer.current_face_color = PROMPT_COLOURS[label]
 
     def _on_points(self, event: Any) -> None:
         if self._own.is_writing or str(getattr(event, "action", "changed")) not in ("added", "removed", "changed"):
@@ -304,9 +314,12 @@ class Canvas:
             return
         xy = xy_of_points(layer.data)
         labels = np.asarray(layer.features["label"], np.int32)
-        height, width = self._own.scene.size
-        inside = (xy >= 0).all(axis=1) & (xy[:, 0] <= width) & (xy[:, 1] <= height)
-        self.points_changed.emit(xy[inside], labels[inside])
+        try:
+            Prompts.checked(xy, labels, None, np.zeros((1, 1)), self._own.scene.size)
+        except PromptError as error:
+            self.refused.emit(str(error))
+            return
+        self.points_changed.emit(xy, labels)
 
     def _on_shapes(self, event: Any) -> None:
         if self._own.is_writing or str(getattr(event, "action", "")) not in ("added", "changed"):
@@ -319,6 +332,13 @@ class Canvas:
             box = box_of_corners(corners, self._own.scene.size)
             if box is not None:
                 self.box_drawn.emit(box)
+            else:
+                height, width = self._own.scene.size
+                (x0, y0), (x1, y1) = xy_of_points(corners).min(axis=0), xy_of_points(corners).max(axis=0)
+                self.refused.emit(
+                    f"Expected a box over the image of {width} x {height} pixels, at least 1 wide and high, "
+                    f"got {x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f}."
+                )
         elif str(getattr(event, "action", "")) == "added":
             self.line_drawn.emit(xy_of_points(corners))
 

@@ -14,7 +14,7 @@ from e2sam.errors import E2SamError, PromptError
 from napari_e2sam._state import LogitsGrid, Workplace
 from napari_e2sam.widgets.objects import ObjectsPanel
 
-__all__ = ["CarryControl", "prompts_from_mask"]
+__all__ = ["CarryControl", "is_carried", "prompts_from_mask"]
 
 # Logits of a pixel that is surely inside, and of one surely outside: what a decoder gives of a clear mask.
 _SURE_LOGIT = 10.0
@@ -99,6 +99,11 @@ def prompts_from_mask(mask: MaskCrop, grid: LogitsGrid | None) -> Prompts:
         np.array([x0, y0, x1, y1], np.float32),
         None if grid is None else _logits_of(mask, grid),
     )
+
+
+def is_carried(logits: NDArray[np.float32]) -> bool:
+    """Whether a mask prompt is a mask that was carried here, which says the same to every model."""
+    return bool((np.abs(logits) == _SURE_LOGIT).all())
 
 
 def _logits_of(mask: MaskCrop, grid: LogitsGrid) -> NDArray[np.float32]:

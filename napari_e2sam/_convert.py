@@ -228,7 +228,7 @@ def _pixels(layer: Image) -> Any:
 
 
 def _scene_of_one(layer: Image, channel_axis: int | None) -> Scene:
-    place: dict[str, Any] = {"scale": _pair(layer.scale), "translate": _pair(layer.translate)}
+    place = _place_of(layer)
     if STACK_KEY in layer.metadata:
         return Scene(layer.metadata[STACK_KEY], channel_axis=layer.metadata.get(AXIS_KEY), **place)
     data = _pixels(layer)
@@ -270,6 +270,18 @@ def _is_unclear(layer: Image) -> bool:
 def _labelled_axis(layer: Image) -> int | None:
     labels = [label.strip().lower() for label in layer.axis_labels]
     return next((at for at, label in enumerate(labels) if label in _CHANNEL_LABELS), None)
+
+
+def _place_of(layer: Image) -> dict[str, Any]:
+    """Size and offset of a pixel in the viewer, whichever of a layer's transforms they come from."""
+    origin = np.array(layer.data_to_world(np.zeros(layer.ndim)))
+    steps = np.array([layer.data_to_world(axis) for axis in np.eye(layer.ndim)]) - origin
+    scale = np.diag(steps)
+    if not np.allclose(steps, np.diag(scale), atol=1e-6 * float(np.abs(scale).max())):
+        raise StackError(
+            f"Expected an image layer without rotation or shear, got {layer.name} with one: reset its transform."
+        )
+    return {"scale": _pair(scale), "translate": _pair(origin)}
 
 
 def _pair(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -192,8 +192,14 @@ class EncodingControl:
 
     def _on_scene(self) -> None:
         state = self._work.state
-        assert state.scene is not None
         self._key = f"stack {next(_keys)}"
+        if state.scene is None:
+            self._presets, self._suggestions = [], ()
+            self._channels.set_rows(())
+            self._channels.set_presets(())
+            self._channels.set_reason("")
+            self._model.set_progress(None, "")
+            return
         names = [row.name for row in state.rows]
         stored = self._work.session.record.selection
         self._channels.set_rows(state.rows)
@@ -221,6 +227,9 @@ class EncodingControl:
 
     def _on_suggested(self, suggestions: tuple[Suggestion, ...]) -> None:
         state = self._work.state
+        if state.scene is None:
+            # The image was closed meanwhile.
+            return
         self._work.say("", "info")
         if not suggestions or not state.rows:
             self._select(tuple(range(min(3, len(state.rows)))))

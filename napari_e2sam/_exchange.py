@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QDialog, QVBoxLayout, QWidget
 
 from e2sam.data.export import export
 from e2sam.data.importing import Imported, import_coco, import_labels
+from e2sam.data.io import STACK_SUFFIXES
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.export import ExportForm, ExportRequest, ImportForm, ImportRequest
 
@@ -30,7 +31,9 @@ class ExchangeControl:
             self._work.fail("Expected a stack, got none: open an image, or take the sample in Stack.")
             return
         if what == "export":
-            stem = Path(self._work.session.record.name).stem
+            name = Path(self._work.session.record.name)
+            # What follows the last dot of a layer's name is part of it.
+            stem = name.stem if name.suffix.lower() in (*STACK_SUFFIXES, ".zarr") else name.name
             form: ExportForm | ImportForm = ExportForm(Path.home(), f"{stem}_labels")
             form.asked.connect(self._on_export)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -64,6 +63,7 @@ class ObjectControl:
         panel.set_overlap(work.session.file.overlap)
 
     def _try(self, action: Callable[[], Any]) -> None:
+        self._work.forget_error()
         try:
             action()
             return
@@ -111,8 +111,19 @@ class ObjectControl:
 
     def split(self) -> None:
         """Split the chosen objects into their separate parts."""
-        for number in self._panel.chosen_ids:
-            self._try(partial(self._work.session.file.split, number))
+
+        def split() -> None:
+            failed: E2SamError | None = None
+            for number in chosen:
+                try:
+                    self._work.session.file.split(number)
+                except E2SamError as error:
+                    failed = error
+            if failed is not None:
+                raise failed
+
+        if chosen := self._panel.chosen_ids:
+            self._try(split)
 
     def review(self) -> None:
         """Mark the chosen objects as reviewed, and go on to the next."""

@@ -58,6 +58,7 @@ class OwnLayers:
         self._made = made
         self._gone = gone
         self._layers: dict[str, Layer] = {}
+        self._stale: Layer | None = None
         self._keys: tuple[tuple[str, Callable[[Any], None] | None], ...] = ()
         viewer.layers.events.removed.connect(self._on_removed)
 
@@ -78,20 +79,43 @@ class OwnLayers:
         """Whether we made a layer."""
         return any(layer is ours for ours in self._layers.values())
 
-    def open(self, scene: Scene) -> None:
-        """Take our layers to a scene; those of another size or place are made anew."""
+    def open(self, scene: Scene | None) -> None:
+        """Take our layers to a scene, above what it shows; those of another size or place are made anew.
+
+        None leaves the scene, and takes them away.
+        """
         before = self.scene
         self.scene = scene
-        if before is not None and (before.size, before.scale, before.translate) == (
-            scene.size,
-            scene.scale,
-            scene.translate,
+        if (
+            scene is not None
+            and before is not None
+            and (before.size, before.scale, before.translate) == (scene.size, scene.scale, scene.translate)
         ):
+            self._hide_stale()
+            self._raise()
             return
-        for name in tuple(self._layers):
-            self.drop(name)
-        # Not in a later turn: drawn without any layer of ours between, the canvas has crashed.
-        self.points()
+        with self.writing():
+            for name in tuple(self._layers):
+                self.drop(name)
+        if scene is not None:
+            # Not in a later turn: drawn without any layer of ours between, the canvas has crashed.
+            self.points()
+
+    def _hide_stale(self) -> None:
+        """Hide the model input until that of this scene comes: it would hide the image."""
+        layer = self._layers.get("composite")
+        if layer is not None and layer.visible:
+            # Not taken away: it keeps the user's opacity, and a new layer takes long to show.
+            self._stale = layer
+            layer.visible = False
+
+    def _raise(self) -> None:
+        """Bring our layers above all others, in the order that they have."""
+        layers = self.viewer.layers
+        places = [place for place, layer in enumerate(layers) if self.is_ours(layer)]
+        if places and places[0] != len(layers) - len(places):
+            with self.writing():
+                layers.move_multiple(places, len(layers))
 
     def make_one(self) -> bool:
         """Make one of the layers that will be needed, and say whether it was the last.
@@ -269,6 +293,8 @@ class OwnLayers:
                 layer.data = pixels
                 if not np.allclose(layer.scale, scale) or not np.allclose(layer.translate, translate):
                     layer.scale, layer.translate = scale, translate
+                if self._stale is not None and layer is self._stale:
+                    self._stale, layer.visible = None, True
             return
         self.drop(name)
         kind = (
@@ -297,10 +323,12 @@ def _object_colours() -> CyclicLabelColormap:
 @contextmanager
 def at_once(layer: Points) -> Iterator[None]:
     """Take several changes of a layer of points as one: napari slices and draws it again after each of them."""
-    with getattr(layer, "_block_refresh", nullcontext)():
-        yield
-    # Prompts lie in the image: they change no extent.
-    layer.refresh(thumbnail=False, extent=False)
+    try:
+        with getattr(layer, "_block_refresh", nullcontext)():
+            yield
+    finally:
+        # Prompts lie in the image: they change no extent.
+        layer.refresh(thumbnail=False, extent=False)
 
 
 def _add_at_once(layer: Points) -> None:

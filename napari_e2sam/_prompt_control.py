@@ -15,6 +15,7 @@ from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, Change, Conditions, Draft
 from e2sam.errors import E2SamError
+from napari_e2sam._carry_control import is_carried
 from napari_e2sam._frames import FrameHold
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import CandidateRow, ShareRow
@@ -76,6 +77,7 @@ class PromptControl:
         canvas.points_changed.connect(self._on_points)
         canvas.box_drawn.connect(self._on_box)
         canvas.line_drawn.connect(self._on_line)
+        canvas.refused.connect(self._on_refused)
         canvas.tool_changed.connect(self._on_tool)
         work.session.changed.connect(self._on_change)
         work.state.encoded.connect(self._on_encoded)
@@ -150,6 +152,11 @@ class PromptControl:
             )
         )
 
+    def _on_refused(self, text: str) -> None:
+        """Take off the canvas what is no prompt."""
+        self._work.fail(text)
+        self._show()
+
     def _mask_for(self, points: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Logits of the shown candidate, where one more point improves on it."""
         answered, draft = self._answered, self._work.session.draft
@@ -180,6 +187,7 @@ class PromptControl:
             self._try(lambda: self._work.session.file.clear_draft(*self._work.session.place))
 
     def _try(self, action: Any) -> None:
+        self._work.forget_error()
         try:
             action()
         except E2SamError as error:
@@ -201,9 +209,9 @@ class PromptControl:
             else:
                 work.say("The mask comes when the image is encoded", "busy")
             return
-        place, prompts = work.session.place, draft.prompts
         state = work.state
         conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
+        place, prompts = work.session.place, _usable(draft, conditions)
         body, arrays = self._request_of(prompts)
         shown = draft.candidates[draft.chosen].mask if draft.candidates else None
         if self._refines and shown is not None:
@@ -222,6 +230,7 @@ class PromptControl:
         )
 
     def _on_failed(self, text: str) -> None:
+        self._show(keeps_mask=False)
         self._frames.release()
         self._work.fail(text)
 
@@ -245,7 +254,7 @@ class PromptControl:
         best = int(np.argmax([candidate.score for candidate in candidates]))
         self._answered = _Answered(prompts.points, message.arrays["logits"])
         self._work.say("", "info")
-        self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions))
+        self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions, prompts))
         self._frames.release()
 
     def close(self) -> None:
@@ -261,10 +270,10 @@ class PromptControl:
 
     def _on_encoded(self) -> None:
         self._panel.reserve_shares(len(self._work.state.names))
+        # Logits of another selection say nothing to this one.
+        self._answered = None
         if self._predicts_after_encoding or not self._work.session.draft.prompts.is_empty:
             self._predicts_after_encoding = False
-            # Logits of another selection say nothing to this one.
-            self._answered = None
             self.predict()
 
     # -- preview under the pointer -------------------------------------------------------------------------------------
@@ -375,20 +384,24 @@ class PromptControl:
         if not session.has_stack:
             return
         if change.kind == "refresh" or (session.stack_id, session.plane) in change.drafts:
-            if change.kind in ("undo", "redo", "refresh"):
-                self._answered = None
-            self._show()
+            if change.kind == "do":
+                self._show()
+                return
+            self._answered = None
+            self._show(keeps_mask=False)
+            if change.kind in ("undo", "redo") and not session.draft.candidates:
+                # Its answer was not waited for, or there is nothing left to predict from.
+                self.predict()
 
-    def _show(self) -> None:
+    def _show(self, keeps_mask: bool = True) -> None:
+        """Draw the draft; the last mask stays until the next one is there, unless there is none to wait for."""
         draft = self._work.session.draft
         canvas = self._work.canvas
         canvas.show_prompts(draft.prompts)
         candidate = draft.candidates[draft.chosen] if draft.candidates else None
-        if candidate is not None or draft.prompts.is_empty:
-            # The last mask stays until the next one is there: no flicker between click and answer.
+        # No flicker between click and answer.
+        if candidate is not None or draft.prompts.is_empty or not keeps_mask or not self._work.state.is_encoded:
             canvas.show_mask(None if candidate is None else candidate.mask)
-        elif not self._work.state.is_encoded:
-            canvas.show_mask(None)
         self._panel.set_candidates(
             [CandidateRow(one.score, 0 if one.mask is None else one.mask.area) for one in draft.candidates],
             draft.chosen,
@@ -430,6 +443,15 @@ def _crop(mask: NDArray[np.bool_], box: Box) -> MaskCrop | None:
         return None
     mask.flags.writeable = False
     return MaskCrop(mask, box[0], box[1])
+
+
+def _usable(draft: Draft, conditions: Conditions) -> Prompts:
+    """The prompts of a draft, without a mask that was predicted under other conditions."""
+    prompts, made_under = draft.prompts, draft.conditions
+    if prompts.mask is None or made_under in (Conditions(), conditions) or is_carried(prompts.mask):
+        return prompts
+    without = replace(prompts, mask=None)
+    return prompts if without.is_empty else without
 
 
 def _same(one: Prompts, other: Prompts) -> bool:

@@ -96,6 +96,11 @@ class SessionModel:
             self.file.set_active(stack_id, plane)
         self.changed.emit(Change("refresh", "place"))
 
+    def leave(self) -> None:
+        """Have nothing in front of the user; the session keeps what was made there."""
+        self.stack_id, self.plane = None, ()
+        self.changed.emit(Change("refresh", "place"))
+
     def set_prompts(self, prompts: Prompts) -> None:
         """Store the prompts of the object under way."""
         self.file.set_prompts(*self.place, prompts)

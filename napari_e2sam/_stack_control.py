@@ -42,6 +42,9 @@ class StackControl:
         self._work = work
         self._chosen: tuple[Image, ...] = ()
         self._axis: int | None = None
+        # Layers that no stack could be made of, and those that were hidden for another.
+        self._refused: tuple[Image, ...] = ()
+        self._hidden: tuple[Image, ...] = ()
         panel.layers_chosen.connect(self._on_layers_chosen)
         panel.axis_chosen.connect(self._on_axis_chosen)
         panel.sample_asked.connect(open_sample)
@@ -59,6 +62,7 @@ class StackControl:
         layers.inserted.connect(self._on_inserted)
         layers.removed.connect(self._on_removed)
         work.canvas.plane_changed.connect(self._on_plane_changed)
+        work.state.layer_asked.connect(self._on_layer_asked)
         # Several layers often arrive together; they are looked at once, when all are there.
         self._later = QTimer()
         self._later.setSingleShot(True)
@@ -88,17 +92,24 @@ class StackControl:
 
     def choose(self, layers: tuple[Image, ...], axis: int | None = None) -> None:
         """Make a stack of these layers."""
-        self._chosen, self._axis = layers, axis
+        self._chosen, self._axis, self._refused = layers, axis, ()
         if axis is None and len(layers) == 1 and UNCLEAR_KEY in layers[0].metadata:
             self._axis = layers[0].metadata[UNCLEAR_KEY].axis
         self._update_layers()
         if not layers:
             return
+        for layer in layers:
+            if layer in self._hidden:
+                layer.visible = True
+        self._hidden = tuple(layer for layer in self._hidden if layer not in layers)
         if len(layers) == 1:
             self._update_axes(layers[0])
         work = self._work
+        if work.state.layer is not None and work.state.layer not in layers:
+            # Until the next stack is read, a click would go to the one before.
+            work.canvas.take_tool("")
         work.say("Reading the stack", "busy")
-        work.tasks.run(lambda: _opened(layers, axis, work), self._on_opened, work.fail, lane="stack")
+        work.tasks.run(lambda: _opened(layers, axis, work), self._on_opened, self._on_refused, lane="stack")
 
     def _images(self) -> list[Image]:
         canvas = self._work.canvas
@@ -110,9 +121,12 @@ class StackControl:
 
     def _pick_by_itself(self) -> None:
         """Take the image that the user most likely means, where none is in use."""
-        images = self._images()
-        self._chosen = tuple(layer for layer in self._chosen if layer in images)
-        if not self._chosen and images:
+        images, before = self._images(), self._chosen
+        self._chosen = tuple(layer for layer in before if layer in images)
+        self._hidden = tuple(layer for layer in self._hidden if layer in images)
+        if self._chosen == self._refused:
+            images = [layer for layer in images if layer not in self._refused] or images
+        if images and (not self._chosen or self._chosen[0] not in images):
             active = self._work.viewer.layers.selection.active
             readers = [layer for layer in images if STACK_KEY in layer.metadata]
             picked = (readers or ([active] if active in images else images))[-1]
@@ -122,8 +136,50 @@ class StackControl:
         else:
             self._update_layers()
             if not images:
+                if self._has_lost_layer:
+                    self._leave()
+                elif before:
+                    # It was closed while it was read.
+                    self._work.say("", "info")
                 self._panel.set_axes((), -1)
                 self._panel.set_summary("Open an image (File > Open, or drop it here), or take the sample.")
+
+    @property
+    def _has_lost_layer(self) -> bool:
+        """Whether the stack in use is shown no more."""
+        layer = self._work.state.layer
+        return layer is not None and (layer not in self._work.viewer.layers or layer in self._hidden)
+
+    def _leave(self) -> None:
+        """Have no stack in use, as before the first one was opened; the session keeps what was made on it."""
+        work = self._work
+        for lane in ("prepare", "predict", "hover", "shares", "leave_one_out"):
+            work.engine.forget(lane)
+        self._making.stop()
+        self._shifts = ()
+        self._panel.set_alignment("", False)
+        self._panel.set_worklist(0, 0, 0, False)
+        work.canvas.open(None)
+        work.session.leave()
+        work.state.leave()
+        work.say("Image closed; its objects stay in the session.", "info")
+
+    def _on_refused(self, text: str) -> None:
+        if self._has_lost_layer:
+            self._leave()
+        if self._work.state.scene is None:
+            self._refused = self._chosen
+        elif self._work.state.layer not in self._chosen:
+            self._work.canvas.take_tool("points")
+        self._work.fail(text)
+
+    def _on_layer_asked(self, layer: Image) -> None:
+        """Show one layer in place of those in use, which stay in the viewer."""
+        others = tuple(other for other in self._images() if other in self._chosen and other.visible)
+        for other in others:
+            other.visible = False
+        self._hidden += others
+        self.choose((layer,))
 
     def _on_opened(self, opened: tuple[Scene, StackRecord, tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]) -> None:
         scene, record, rows, recipes = opened
@@ -221,6 +277,8 @@ class StackControl:
         )
 
     def _on_shifts(self, shifts: tuple[ChannelShift, ...]) -> None:
+        if self._work.state.scene is None:
+            return
         self._work.say("", "info")
         self._shifts = shifts
         off = [shift for shift in shifts if shift.is_warning]

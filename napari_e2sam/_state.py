@@ -44,6 +44,8 @@ class LogitsGrid:
 class State:
     """Stack, selection, recipes and model in use.
 
+    `layer_asked` brings an image layer in front of the user, instead of what is there.
+
     Attributes
     ----------
     scene
@@ -68,6 +70,7 @@ class State:
 
     scene_changed = Signal()
     encoded = Signal()
+    layer_asked = Signal(object)  # an image layer of the viewer
 
     def __init__(self) -> None:
         self.scene: Scene | None = None
@@ -80,6 +83,14 @@ class State:
         self.is_deselected = False
         self.is_encoded = False
         self.grid: LogitsGrid | None = None
+
+    def leave(self) -> None:
+        """Have no stack in use; the model stays."""
+        self.scene, self.layer = None, None
+        self.rows, self.recipes, self.selection = (), (), ()
+        self.matrix, self.grid = None, None
+        self.is_deselected = self.is_encoded = False
+        self.scene_changed.emit()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +143,20 @@ class Workplace:
     say: Callable[[str, str], None]
     state: State = field(default_factory=State)
 
+    def __post_init__(self) -> None:
+        show, self._shows_error = self.say, False
+
+        def say(text: str, kind: str) -> None:
+            self._shows_error = kind == "error"
+            show(text, kind)
+
+        self.say = say
+
     def fail(self, text: str) -> None:
         """Show an error line."""
         self.say(text, "error")
+
+    def forget_error(self) -> None:
+        """Take an error line away, before an action that shows its own if it fails too."""
+        if self._shows_error:
+            self.say("", "info")

@@ -100,6 +100,10 @@ class WorklistControl:
         if path is None:
             return
         self._goes_to_doubt = False
+        state = self._work.state
+        if state.scene is not None and state.scene.stack.source == path and state.layer in self._work.viewer.layers:
+            self._layer = state.layer
+            return
         self._work.say(f"Opening {path.name}", "busy")
         known, chosen = self.worklist.axis_of(path), self._chosen
         self._work.tasks.run(lambda: _layers_of(path, known, chosen), self._on_read, self._work.fail, lane="worklist")
@@ -112,7 +116,11 @@ class WorklistControl:
         if before is not None and before in viewer.layers:
             viewer.layers.remove(before)
         self._layer = viewer.add_image(data, **settings)
-        self._work.say("", "info")
+        # Below ours at once: drawn above them in one turn and below them in the next, the canvas has crashed.
+        ours = [place for place, layer in enumerate(viewer.layers) if self._work.canvas.is_ours(layer)]
+        if ours:
+            viewer.layers.move(len(viewer.layers) - 1, ours[0])
+        self._work.state.layer_asked.emit(self._layer)
 
     def _on_item_chosen(self, position: int) -> None:
         if position != self.worklist.position and self.worklist.go_to(position) is not None:

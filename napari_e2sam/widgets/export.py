@@ -18,6 +18,7 @@ _FORMATS = (
     ("GeoJSON outlines", "geojson"),
 )
 _SUFFIXES = {"tiff": ".tif", "png": ".png", "coco": ".json", "geojson": ".geojson"}
+_KNOWN = (*_SUFFIXES.values(), ".tiff")
 _HERE, _ALL = "this image", "all images of the session"
 _OBJECTS, _CLASSES = "object numbers", "class numbers"
 
@@ -102,7 +103,11 @@ class ExportForm(Container):
         out = Path(self._out.value)
         is_folder = is_image and self._what.value == _ALL
         self._out.mode = "d" if is_folder else "w"
-        self._out.value = out.with_suffix("") if is_folder else out.with_suffix(_SUFFIXES[kind])
+        if not out.name:
+            return
+        # What follows the last dot is part of the name, unless it is a suffix.
+        bare = out.with_suffix("") if out.suffix.lower() in _KNOWN else out
+        self._out.value = bare if is_folder else bare.with_name(f"{bare.name}{_SUFFIXES[kind]}")
 
 
 class ImportForm(Container):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,59 @@ def test_accepting_a_draft_ends_it_and_undo_brings_it_back(session: Session) -> 
     session.undo()
     assert session.objects() == ()
     assert session.draft(1).chosen == 1
+
+
+def test_a_prediction_after_an_undo_leaves_the_redo(session: Session) -> None:
+    begun = session.state()
+    session.set_prompts(1, (), clicks((1, 1, 1)))
+    # The second click came before the answer to the first.
+    session.set_prompts(1, (), clicks((1, 1, 1), (9, 9, 1)))
+    session.set_prediction(1, (), [Candidate(block(0, 0, 2, 2), 0.6)], 0, CONDITIONS)
+    both = session.state()
+    session.undo()
+    for side in (3, 4):
+        session.set_prediction(1, (), [Candidate(block(0, 0, side, side), 0.5)], 0, CONDITIONS)
+        mask = session.draft(1).candidates[0].mask
+        assert mask is not None and mask.area == side**2
+    step = session.next_redo()
+    assert step is not None and step.label == "Add a point inside"
+    session.redo()
+    assert session.state() == both
+    session.undo()
+    assert session.draft(1).candidates == ()
+    session.set_prediction(1, (), [Candidate(block(0, 0, 3, 3), 0.5)], 0, CONDITIONS)
+    session.undo()
+    assert session.state() == begun
+    session.redo()
+    session.redo()
+    assert session.state() == both
+    # What is done from there is a branch of its own.
+    session.undo()
+    session.set_prediction(1, (), [Candidate(block(0, 0, 3, 3), 0.5)], 0, CONDITIONS)
+    amended = session.state()
+    session.accept_draft(1)
+    assert session.next_redo() is None
+    session.undo()
+    assert session.state() == amended
+    session.redo()
+    assert [record.area for record in session.objects()] == [9]
+
+
+def test_a_mask_prompt_keeps_the_conditions_it_was_predicted_under(session: Session) -> None:
+    session.set_prompts(1, (), clicks((1, 1, 1)))
+    session.set_prediction(1, (), [Candidate(block(0, 0, 3, 3), 0.5)], 0, CONDITIONS)
+    session.set_prompts(1, (), replace(clicks((1, 1, 1), (2, 2, 1)), mask=np.ones((4, 4), np.float32)))
+    assert session.draft(1).conditions == CONDITIONS
+    assert session.draft(1).prompts.mask is not None
+    # Predicted under others, without it.
+    other = Conditions(("red",), (), "other")
+    session.set_prediction(
+        1, (), [Candidate(block(0, 0, 2, 2), 0.5)], 0, other, replace(session.draft(1).prompts, mask=None)
+    )
+    draft = session.draft(1)
+    assert (draft.conditions, draft.prompts.mask, len(draft.prompts.points)) == (other, None, 2)
+    session.undo()
+    assert len(session.draft(1).prompts.points) == 1
 
 
 def test_a_predicted_mask_is_at_hand_and_follows_no_later_change(session: Session) -> None:

@@ -21,7 +21,7 @@ Settings (not undoable)
 Draft: the object under way on a plane (undoable)
     draft(stack_id, plane=()) -> Draft(prompts, candidates, chosen, conditions, object_id); drafts()
     set_prompts(stack_id, plane, prompts)
-    set_prediction(stack_id, plane, candidates, chosen=0, conditions=None): one undo step with its prompt
+    set_prediction(stack_id, plane, candidates, chosen=0, conditions=None, prompts=None): one undo step with its prompt
     choose_candidate(stack_id, plane, chosen); clear_draft(stack_id, plane)
     reedit(object_id) -> Draft: begin from an accepted object; accept_draft then puts the mask in its place
 Objects (undoable)

@@ -16,7 +16,7 @@ from e2sam.data.session.encoding import (
     read_prompts,
     store_prompts,
 )
-from e2sam.data.session.journal import Edit
+from e2sam.data.session.journal import AMENDS, Edit
 from e2sam.data.session.reading import ObjectReading
 from e2sam.data.session.records import Candidate, Conditions, Draft, Plane
 from e2sam.errors import SessionError
@@ -58,9 +58,13 @@ class DraftActions(ObjectReading):
         return tuple((stack_id, parse_plane(plane)) for stack_id, plane in rows)
 
     def set_prompts(self, stack_id: int, plane: Plane, prompts: Prompts) -> None:
-        """Store the prompts of the object under way; older candidates are dropped, and empty prompts clear it."""
+        """Store the prompts of the object under way; older candidates are dropped, and empty prompts clear it.
+
+        A mask prompt is taken for one of the last prediction, whose conditions stay.
+        """
         before = self.draft(stack_id, plane)
-        draft = Draft(prompts, object_id=before.object_id)
+        conditions = Conditions() if prompts.mask is None else before.conditions
+        draft = Draft(prompts, conditions=conditions, object_id=before.object_id)
         with self._action("prompt", _prompt_label(before.prompts, prompts), is_draft=True) as edit:
             self._write_draft(edit, stack_id, plane, draft)
 
@@ -71,17 +75,27 @@ class DraftActions(ObjectReading):
         candidates: Sequence[Candidate],
         chosen: int = 0,
         conditions: Conditions | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
-        """Store what was predicted from the draft's prompts.
+        """Store what was predicted from the draft's prompts, or from `prompts` where it was not from all of them.
 
-        One step with the prompt that asked for it: one undo takes back both the click and its mask.
+        One step with the prompt that asked for it: one undo takes back both the click and its mask. After an undo it
+        becomes a part of the step that stands, so that what was undone can still be redone.
         """
         draft = self.draft(stack_id, plane)
         if candidates and not 0 <= chosen < len(candidates):
             raise SessionError(f"Expected a candidate of 0..{len(candidates) - 1}, got {chosen}.")
-        draft = replace(draft, candidates=tuple(candidates), chosen=chosen, conditions=conditions or draft.conditions)
-        joins = self._journal.last_verb() in ("prompt", "predict")
-        with self._action("predict", "Predict", joins=joins, is_draft=True) as edit:
+        joins = self._journal.last_verb() in ("prompt", "predict", AMENDS)
+        amends = (joins or not draft.candidates) and self._journal.next_redo() is not None
+        draft = replace(
+            draft,
+            prompts=prompts or draft.prompts,
+            candidates=tuple(candidates),
+            chosen=chosen,
+            conditions=conditions or draft.conditions,
+        )
+        verb = AMENDS if amends else "predict"
+        with self._action(verb, "Predict", joins=joins or amends, is_draft=True) as edit:
             self._write_draft(edit, stack_id, plane, draft)
 
     def choose_candidate(self, stack_id: int, plane: Plane, chosen: int) -> None:

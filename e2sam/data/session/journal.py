@@ -16,7 +16,10 @@ from e2sam.data.session.records import HistoryStep
 from e2sam.data.session.schema import DOCUMENT, PARTS, now
 from e2sam.errors import SessionError
 
-__all__ = ["Delta", "Edit", "Journal", "translated"]
+__all__ = ["AMENDS", "Delta", "Edit", "Journal", "translated"]
+
+AMENDS = "amend"
+"""Verb of an action that amends the one before it."""
 
 Row = list[Any]
 
@@ -113,7 +116,8 @@ class Journal:
 
     History is a tree. Each action knows its parent, the action before it; the head is the action that stands last. Undo
     moves the head to the parent, redo to the newest child, and a new action after an undo begins a new branch: nothing
-    is ever erased. Actions that share a step are undone together.
+    is ever erased. Actions that share a step are undone together. One that amends another belongs to its step and
+    begins no branch: redo takes it back and goes on from the one it amends.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -205,7 +209,7 @@ class Journal:
         SessionError
             If there is nothing to redo.
         """
-        child = self._child(self._head)
+        amended, child = self._ahead()
         if child is None:
             raise SessionError("Expected an action to redo, got none: nothing was undone since the last action.")
         with self.transaction() as connection:
@@ -213,6 +217,12 @@ class Journal:
             head = self._head
             done: list[Delta] = []
             verb = ""
+            for action in amended:
+                _, deltas, head = self._load(action)
+                for delta in reversed(deltas):
+                    apply(connection, delta.reversed())
+                    done.append(delta.reversed())
+                self._move(connection, "undo", action, head)
             while child is not None and self._step(child) == step:
                 name, deltas, _ = self._load(child)
                 verb = verb or name
@@ -231,15 +241,12 @@ class Journal:
 
     def next_redo(self) -> HistoryStep | None:
         """The step that `redo` would do again."""
-        child = self._child(self._head)
+        _, child = self._ahead()
         return None if child is None else self._describe(self._step(child), False)
 
     def last_verb(self) -> str:
         """Verb of the action that stands last, "" before the first."""
-        if not self._head:
-            return ""
-        found = self._connection.execute("SELECT verb FROM history WHERE id = ?", (self._head,)).fetchone()
-        return str(found[0])
+        return self._verb(self._head)
 
     def steps(self, newest: int) -> tuple[HistoryStep, ...]:
         """The newest steps that were ever done, oldest first, with which of them stand."""
@@ -324,9 +331,23 @@ class Journal:
     def _parent(self, action: int) -> int:
         return int(self._connection.execute("SELECT parent FROM history WHERE id = ?", (action,)).fetchone()[0])
 
+    def _verb(self, action: int) -> str:
+        found = self._connection.execute("SELECT verb FROM history WHERE id = ?", (action,)).fetchone()
+        return "" if found is None else str(found[0])
+
     def _child(self, action: int) -> int | None:
-        found = self._connection.execute("SELECT max(id) FROM history WHERE parent = ?", (action,)).fetchone()[0]
+        found = self._connection.execute(
+            "SELECT max(id) FROM history WHERE parent = ? AND verb != ?", (action, AMENDS)
+        ).fetchone()[0]
         return None if found is None else int(found)
+
+    def _ahead(self) -> tuple[list[int], int | None]:
+        """The action that a redo would do, or None, and those to take back before it: they amend what it follows."""
+        amended, head = [], self._head
+        while (child := self._child(head)) is None and self._verb(head) == AMENDS:
+            amended.append(head)
+            head = self._parent(head)
+        return amended, child
 
 
 def _quoted(column: str) -> str:

@@ -197,7 +197,7 @@ class Draft:
     chosen
         Position of the shown candidate.
     conditions
-        Channels, recipes and model of the prediction.
+        Channels, recipes and model of the prediction; before there is one, those of the one that a mask prompt is of.
     object_id
         The accepted object that is being edited again, or None.
     """
