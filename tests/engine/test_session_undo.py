@@ -162,3 +162,30 @@ def test_three_hundred_steps_go_back_and_forth(tmp_path: Path) -> None:
         session.redo()
     assert session.state() == states[-1]
     session.close()
+
+
+def test_a_late_prediction_goes_and_comes_with_its_prompt_and_leaves_redo_alone(tmp_path: Path) -> None:
+    session = begin(tmp_path / "a.e2sam")
+    start = session.state()
+    ACTIONS["prompt"](session, 1)
+    prompted = session.state()
+    ACTIONS["accept"](session, 1)
+    accepted = session.state()
+    session.undo()
+    ACTIONS["predict"](session, 1)
+    predicted = session.state()
+    assert len({start, prompted, accepted, predicted}) == 4
+    for _ in range(2):
+        session.undo()
+        assert session.state() == start
+        session.redo()
+        assert session.state() == predicted
+    # What was undone before it is still there, and knows nothing of it.
+    session.redo()
+    assert session.state() == accepted and session.next_redo() is None
+    for state in (prompted, start):
+        session.undo()
+        assert session.state() == state
+    session.redo()
+    assert session.state() == prompted
+    session.close()

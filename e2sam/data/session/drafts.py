@@ -86,7 +86,8 @@ class DraftActions(ObjectReading):
         if candidates and not 0 <= chosen < len(candidates):
             raise SessionError(f"Expected a candidate of 0..{len(candidates) - 1}, got {chosen}.")
         joins = self._journal.last_verb() in ("prompt", "predict", AMENDS)
-        amends = (joins or not draft.candidates) and self._journal.next_redo() is not None
+        answers = not draft.prompts.is_empty and (joins or not draft.candidates)
+        amends = answers and self._journal.next_redo() is not None
         draft = replace(
             draft,
             prompts=prompts or draft.prompts,

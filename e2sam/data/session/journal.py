@@ -117,7 +117,7 @@ class Journal:
     History is a tree. Each action knows its parent, the action before it; the head is the action that stands last. Undo
     moves the head to the parent, redo to the newest child, and a new action after an undo begins a new branch: nothing
     is ever erased. Actions that share a step are undone together. One that amends another belongs to its step and
-    begins no branch: redo takes it back and goes on from the one it amends.
+    begins no branch: redo takes it back and goes on from the one it amends; undone with that one, it is redone with it.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -232,6 +232,8 @@ class Journal:
                 self._move(connection, "redo", child, child)
                 head = child
                 child = self._child(head)
+                if child is None or self._step(child) != step:
+                    child = self._amended_by(head)
         self._head = head
         return verb, done
 
@@ -340,6 +342,16 @@ class Journal:
             "SELECT max(id) FROM history WHERE parent = ? AND verb != ?", (action, AMENDS)
         ).fetchone()[0]
         return None if found is None else int(found)
+
+    def _amended_by(self, action: int) -> int | None:
+        """What amended an action when it was last taken back: the amendment went right before it."""
+        found = self._connection.execute(
+            "SELECT history.id FROM move JOIN history ON history.id = move.action WHERE move.kind = 'undo' "
+            "AND history.verb = ? AND history.parent = ? "
+            "AND move.id = (SELECT max(id) - 1 FROM move WHERE kind = 'undo' AND action = ?)",
+            (AMENDS, action, action),
+        ).fetchone()
+        return None if found is None else int(found[0])
 
     def _ahead(self) -> tuple[list[int], int | None]:
         """The action that a redo would do, or None, and those to take back before it: they amend what it follows."""
