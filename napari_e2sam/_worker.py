@@ -29,6 +29,8 @@ __all__ = ["Engine", "Job", "main", "serve"]
 _log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
 Answer = tuple[dict[str, Any], Arrays]
+# The processor is the window's while it draws a mask, and the user's next click is not there sooner.
+_LOOKS_AHEAD_AFTER_S = 0.2
 
 
 class Cancelled(E2SamError):
@@ -151,6 +153,11 @@ class Engine:
             "seconds": float(predictor.seconds_predict),
         }, answer
 
+    def look_ahead(self) -> None:
+        """Make ready for a correction of the last mask, while nobody asks for anything."""
+        if self._last is not None and self._setting:
+            self._predictor.look_ahead(self._last)
+
     def shares(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
         """How much each selected channel decides inside a mask of the last prediction: shares that sum to 1."""
         if self._last is None:
@@ -246,9 +253,26 @@ def serve(engine: Engine, reading: BinaryIO, writing: BinaryIO) -> None:
     cancelled: set[int] = set()
     thread = threading.Thread(target=_listen, args=(reading, requests, cancelled), daemon=True)
     thread.start()
-    while (request := requests.get()) is not None:
+    looks_ahead = False
+    while True:
+        try:
+            request = requests.get(timeout=_LOOKS_AHEAD_AFTER_S if looks_ahead else None)
+        except queue.Empty:
+            looks_ahead = False
+            _look_ahead(engine)
+            continue
+        if request is None:
+            break
+        looks_ahead = looks_ahead or request.what == "predict"
         send(writing, _answer(engine, request, writing, cancelled))
     thread.join()
+
+
+def _look_ahead(engine: Engine) -> None:
+    try:
+        engine.look_ahead()
+    except Exception:  # noqa: BLE001 - nobody asked for it; what fails here fails again, and is told, at the next click
+        _log.exception("looking ahead failed")
 
 
 def _listen(reading: BinaryIO, requests: queue.Queue[Message | None], cancelled: set[int]) -> None:

@@ -69,8 +69,11 @@ class WindowEncoder:
         # One pass at a time: two would only share the same cores, and need twice the memory.
         self._lock = threading.Lock()
 
-    def encode(self, plan: EncodingPlan, window: Box) -> EncodedWindow:
-        """Features of every view of a window: one batched call of the encoder for those not known yet."""
+    def encode(self, plan: EncodingPlan, window: Box, on_disk: bool = True) -> EncodedWindow:
+        """Features of every view of a window: one batched call of the encoder for those not known yet.
+
+        They are kept in memory, and `on_disk` in the cache too.
+        """
         key = (plan.source, window)
         encoded = self._windows.get(key)
         if encoded is not None:
@@ -80,7 +83,7 @@ class WindowEncoder:
             encoded = self._windows.get(key)
             if encoded is None:
                 start = time.perf_counter()
-                encoded = self._encode(plan, window)
+                encoded = self._encode(plan, window, on_disk)
                 self._windows.put(key, encoded)
                 self.seconds = time.perf_counter() - start
         return encoded
@@ -97,7 +100,7 @@ class WindowEncoder:
             self._embeddings.put(key, embedding)
         return embedding
 
-    def _encode(self, plan: EncodingPlan, window: Box) -> EncodedWindow:
+    def _encode(self, plan: EncodingPlan, window: Box, on_disk: bool) -> EncodedWindow:
         x0, y0, x1, y1 = window
         frame = Frame.of((y1 - y0, x1 - x0), self.model.config)
         planes = plan.planes(window, frame)
@@ -108,7 +111,7 @@ class WindowEncoder:
         if new:
             for key, features in zip(new, self._run(planes[list(new.values())], frame), strict=True):
                 known[key] = features
-                self._keep(key, features)
+                self._keep(key, features, on_disk)
         found = [features for features in (known[key] for key in keys) if features is not None]
         return EncodedWindow(window, frame, found[0][None] if len(found) == 1 else torch.stack(found))
 
@@ -138,11 +141,11 @@ class WindowEncoder:
             tensor = torch.from_numpy(planes).to(self.model.device)
             return self.model.encode(self.model.prepare(tensor, frame.padded_size)).float()
 
-    def _keep(self, key: str, features: Tensor) -> None:
+    def _keep(self, key: str, features: Tensor, on_disk: bool) -> None:
         if not self.model.fingerprint:
             return
         self._memory.put(key, features)
-        if self._cache is not None:
+        if on_disk and self._cache is not None:
             self._cache.put(key, features.cpu().numpy())
 
     def keep_only(self, scene: Hashable) -> None:

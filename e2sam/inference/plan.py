@@ -110,6 +110,10 @@ class EncodingPlan:
         matrices = tuple(view.matrix.tobytes() for view in self.views if view.matrix is not None)
         return self.scene, self.sources, self.recipes, matrices
 
+    def with_view(self, view: int) -> EncodingPlan:
+        """The plan for one of its views alone."""
+        return self if len(self.views) == 1 else replace(self, views=(self.views[view],))
+
     def planes(self, window: Box, frame: Frame) -> NDArray[np.float32]:
         """Input of `E2SAM.prepare` for a window (x0, y0, x1, y1) of the stack.
 

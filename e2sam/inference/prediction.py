@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from e2sam.inference.frame import Frame
 
-__all__ = ["Box", "Prediction", "crops_iou", "upsampled_mask"]
+__all__ = ["Box", "CloseUp", "Prediction", "crops_iou", "upsampled_mask"]
 
 # x0, y0, x1, y1 in pixels of the image; x1 and y1 are the first outside.
 Box = tuple[int, int, int, int]
@@ -20,6 +20,15 @@ Box = tuple[int, int, int, int]
 _EMPTY: Box = (0, 0, 0, 0)
 # Up to so many pixels, working all of a box out costs less than finding and filling what is along the outline.
 _MOST_DENSE = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUp:
+    """Masks from a closer look: logits (M, h, w) float32 in the frame of a small window of the image."""
+
+    logits: NDArray[np.float32]
+    frame: Frame
+    window: Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +51,8 @@ class Prediction:
         The part of the image that was encoded, (x0, y0, x1, y1).
     size
         (height, width) of the image.
+    close_up
+        Where the object was looked at closer: masks and scores are of that look, `logits` are of the window as ever.
     """
 
     scores: NDArray[np.float32]
@@ -51,6 +62,7 @@ class Prediction:
     frame: Frame
     window: Box
     size: tuple[int, int]
+    close_up: CloseUp | None = None
     _crops: dict[int, tuple[Box, NDArray[np.bool_]]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -68,8 +80,9 @@ class Prediction:
         """
         index = self.best if candidate is None else candidate
         if index not in self._crops:
-            (x0, y0, x1, y1), crop = upsampled_mask(self.logits[index], self.frame)
-            left, top = self.window[:2]
+            seen = self.close_up or CloseUp(self.logits, self.frame, self.window)
+            (x0, y0, x1, y1), crop = upsampled_mask(seen.logits[index], seen.frame)
+            left, top = seen.window[:2]
             box = (x0 + left, y0 + top, x1 + left, y1 + top) if crop.size else _EMPTY
             self._crops[index] = (box, crop)
         return self._crops[index]

@@ -21,8 +21,8 @@ from e2sam.inference.encoding import WindowEncoder
 from e2sam.inference.explaining import shares_in, weights_in
 from e2sam.inference.frame import Frame
 from e2sam.inference.plan import EncodingPlan, MissingPolicy, Recipes, Scene, View
-from e2sam.inference.prediction import Box, Prediction, crops_iou
-from e2sam.inference.tiling import Windows, logits_in_window, shifted
+from e2sam.inference.prediction import Box, CloseUp, Prediction, crops_iou
+from e2sam.inference.tiling import Windows, logits_in_window, prompt_box, shifted
 from e2sam.modeling.e2sam import E2SAM
 
 __all__ = ["Prediction", "Predictor"]
@@ -31,6 +31,8 @@ __all__ = ["Prediction", "Predictor"]
 _VIEW_HYSTERESIS = 0.05
 # A wider window is believed where one of its candidates agrees with what was seen so far.
 _WIDER_AGREES = 0.5
+# A closer look is believed where it agrees with what was seen from afar.
+_CLOSER_AGREES = 0.5
 _REMEMBERED = 8
 
 
@@ -48,12 +50,16 @@ class _Current:
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """One prediction with what was asked, so that the next click on the same object can follow it."""
+    """One prediction with what was asked, so that the next click on the same object can follow it.
+
+    `closer` is the window in which the object was, or with the next click will be, looked at closer.
+    """
 
     plan: EncodingPlan
     prompts: Prompts
     prediction: Prediction
     view: int
+    closer: Box | None = None
 
     def gave(self, mask: NDArray[np.float32] | None) -> bool:
         return mask is not None and any(np.array_equal(mask, logits) for logits in self.prediction.logits)
@@ -81,6 +87,10 @@ class Predictor:
         Where features are kept on disk; True for the user's cache, False for none.
     large_side
         A stack with a longer side is not encoded whole: `predict` encodes windows of it around the prompts.
+    close_ups
+        Whether a small object is looked at closer as soon as its prompts name it (several points, or a box): the
+        window around it is encoded at the model's full size, and the mask is of both looks. None: where an encoder
+        pass is quick, which is that of `tiny` and its students.
 
     Attributes
     ----------
@@ -99,13 +109,21 @@ class Predictor:
     >>> mask = prediction.mask()                                 # doctest: +SKIP
     """
 
-    def __init__(self, model: E2SAM, *, cache: EmbeddingCache | bool = True, large_side: int = 8192) -> None:
+    def __init__(
+        self,
+        model: E2SAM,
+        *,
+        cache: EmbeddingCache | bool = True,
+        large_side: int = 8192,
+        close_ups: bool | None = None,
+    ) -> None:
         if isinstance(cache, bool):
             cache_used = EmbeddingCache() if cache else None
         else:
             cache_used = cache
         self.model = model
         self.large_side = large_side
+        self.close_ups = model.config.architecture == "tiny" if close_ups is None else close_ups
         self.seconds_predict = 0.0
         self._encoder = WindowEncoder(model, cache_used)
         self._current: _Current | None = None
@@ -262,12 +280,59 @@ class Predictor:
         """As `predict`, from checked prompts."""
         current = self._in_use()
         before = self._followed(current, prompts)
-        if current.is_large:
-            answer = self._predict_large(current, prompts, multimask, before, view)
-        else:
-            answer = self._predict_in(current, current.windows.whole, prompts, multimask, before)
+        answer = self._from_afar(current, prompts, multimask, before, view)
+        if self.close_ups:
+            window = self._closer_window(current, prompts, answer.prediction, before)
+            answer = replace(answer, closer=window)
         self._answers.append(answer)
-        return answer.prediction
+        if answer.closer is None or multimask:
+            return answer.prediction
+        return self._looked_closer(current, prompts, answer)
+
+    def look_ahead(self, prediction: Prediction) -> None:
+        """Encode what a correction of this prediction will be looked at in: for the time until the next click."""
+        current = self._in_use()
+        answers = [answer for answer in list(self._answers)[::-1] if answer.plan is current.plan]
+        answer = next((answer for answer in answers if answer.gave(prediction.logits[prediction.best])), None)
+        if answer is not None and answer.closer is not None:
+            self._encoder.encode(current.plan.with_view(answer.view), answer.closer, on_disk=False)
+
+    def _closer_window(
+        self, current: _Current, prompts: Prompts, found: Prediction, before: _Answer | None
+    ) -> Box | None:
+        """Where to look closer at an object: where that was done before, if it still fits."""
+        named, box = prompt_box(prompts), found.mask_box()
+        if any(box):
+            around = (*np.minimum(box[:2], named[:2]).tolist(), *np.maximum(box[2:], named[2:]).tolist())
+        else:
+            around = named
+        if before is not None and before.closer and current.windows.is_close_up(before.closer, around):
+            return before.closer
+        return current.windows.close_up(around, found.window)
+
+    def _looked_closer(self, current: _Current, prompts: Prompts, answer: _Answer) -> Prediction:
+        """The answer with the mask of a closer look at the object, where both looks agree."""
+        found, window = answer.prediction, answer.closer
+        assert window is not None
+        plan = current.plan.with_view(answer.view)
+        encoded = self._encoder.encode(plan, window, on_disk=False)
+        start = time.perf_counter()
+        seen = logits_in_window(found.logits[found.best], found, window, encoded.frame)
+        local = shifted(replace(prompts, mask=seen), window)
+        embedding = self._encoder.embed(plan, encoded)
+        with self._decoder_lock:
+            logits, scores = decode_prompts(self.model, embedding, encoded.frame, local, False)
+        closer = replace(found, scores=scores[0], close_up=CloseUp(logits[0], encoded.frame, window), _crops={})
+        agree = crops_iou(found.mask_crop(), closer.mask_crop()) >= _CLOSER_AGREES
+        self.seconds_predict += time.perf_counter() - start
+        return closer if agree else found
+
+    def _from_afar(
+        self, current: _Current, prompts: Prompts, multimask: bool, before: _Answer | None, view: Box | None
+    ) -> _Answer:
+        if current.is_large:
+            return self._predict_large(current, prompts, multimask, before, view)
+        return self._predict_in(current, current.windows.whole, prompts, multimask, before)
 
     def _followed(self, current: _Current, prompts: Prompts) -> _Answer | None:
         """The answer that gave the prompts' mask, or else the last one to fewer prompts of the same object."""
@@ -354,7 +419,15 @@ class Predictor:
         low, high = np.asarray(window[:2], np.float32), np.asarray(window[2:], np.float32)
         kept = ((prompts.points >= low) & (prompts.points <= high)).all(axis=1)
         seen = Prompts(prompts.points[kept], prompts.labels[kept], around.box)
-        return self._predict_in(current, window, seen, multimask, None).prediction
+        answer = self._predict_in(current, window, seen, multimask, None)
+        found = answer.prediction
+        wide = current.windows.first(around, None) if current.is_large else current.windows.whole
+        frame = Frame.of((wide[3] - wide[1], wide[2] - wide[0]), self.model.config)
+        logits = np.stack([logits_in_window(one, found, wide, frame) for one in found.logits])
+        close_up = CloseUp(found.logits, found.frame, window)
+        prediction = replace(found, logits=logits, frame=frame, window=wide, close_up=close_up)
+        self._answers.append(replace(answer, prompts=prompts, prediction=prediction))
+        return prediction
 
     def decode_points(self, points: NDArray[np.float32], window: Box | None = None) -> tuple[DecodedBatch, Frame]:
         """Candidates of B objects from one positive click each, in the decoder's frame: what "segment everything" uses.
@@ -398,7 +471,7 @@ class Predictor:
         A student's merge module answers at once; a teacher needs an encoder pass for each channel.
         """
         current = self._in_use()
-        full = self.predict_prompts(replace(prompts, mask=None), multimask)
+        full = self._from_afar(current, replace(prompts, mask=None), multimask, None, None).prediction
         names = current.plan.selected
         agreement = {}
         for name in names if len(names) > 1 else ():

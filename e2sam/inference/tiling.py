@@ -18,6 +18,15 @@ _STEPS_PER_SIDE = 4
 # Without more to go by, no window is wider than this many frames: it would be read whole for one click.
 _LARGEST_START = 4
 _OUTSIDE_LOGIT = -10.0
+# A close-up is at least so many times as wide as its object, and so many pixels; one that is there already may be
+# a little narrower, or wider.
+_CLOSE_UP_EXTENT = 2.5
+_CLOSE_UP_EXTENTS = (1.6, 6.0)
+_SMALLEST_CLOSE_UP = 64
+# Wider than this share of what was encoded before, it would show little more.
+_WIDEST_CLOSE_UP = 0.6
+# Close-ups start on multiples of such a share of their side.
+_CLOSE_UP_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,33 @@ class Windows:
             min(height, int(np.ceil(y + side / 2))),
         )
 
+    def close_up(self, box: tuple[float, float, float, float], within: Box) -> Box | None:
+        """The window for a closer look at what lies in a box, or None where it would not be much closer.
+
+        There are few sizes and places, so that the next prompts on the same object mostly find it encoded.
+
+        Parameters
+        ----------
+        box
+            x0, y0, x1, y1 around the object and its prompts.
+        within
+            The window that was encoded before.
+        """
+        extent = max(box[2] - box[0], box[3] - box[1], 1.0) * _CLOSE_UP_EXTENT
+        halvings = np.ceil(2 * np.log2(max(extent / _SMALLEST_CLOSE_UP, 1.0)))
+        side = int(_SMALLEST_CLOSE_UP * 2 ** (halvings / 2))
+        if side > _WIDEST_CLOSE_UP * max(within[2] - within[0], within[3] - within[1]):
+            return None
+        return self._square(box, side, side // _CLOSE_UP_STEPS)
+
+    def is_close_up(self, window: Box, box: tuple[float, float, float, float]) -> bool:
+        """Whether a window that was made for another mask of the object still serves as close-up of this one."""
+        extent = max(box[2] - box[0], box[3] - box[1], 1.0)
+        side = max(window[2] - window[0], window[3] - window[1])
+        least, most = (share * extent for share in _CLOSE_UP_EXTENTS)
+        outer = (int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3])))
+        return least <= side <= max(most, _SMALLEST_CLOSE_UP) and not self.touches(window, outer, side // 16)
+
     def holds(self, window: Box, prompts: Prompts) -> bool:
         """Whether prompts lie in a window, with room around them."""
         x0, y0, x1, y1 = prompt_box(prompts)
@@ -93,7 +129,10 @@ class Windows:
         side = self.base
         while side < extent:
             side *= 2
-        step = max(1, side // _STEPS_PER_SIDE)
+        return self._square(box, side, max(1, side // _STEPS_PER_SIDE))
+
+    def _square(self, box: Box | tuple[float, float, float, float], side: int, step: int) -> Box:
+        """A square around the middle of a box that starts on multiples of `step`, or at the image's end."""
         starts = []
         for low, high, length in ((box[0], box[2], self.size[1]), (box[1], box[3], self.size[0])):
             start = round(((low + high) / 2 - side / 2) / step) * step

@@ -72,6 +72,8 @@ class TinyConfig:
         How often a scene is of a kind that is asked for by name.
     fresh, capacity
         New scenes taken in at each step, and how many are held.
+    close
+        Share of the crops that are close looks at one object.
     learning_rate, weight_decay, averaging
         Of AdamW, and of the running average of the weights that is saved.
     smallest
@@ -96,6 +98,7 @@ class TinyConfig:
     shares: KindShares = field(default_factory=KindShares)
     fresh: int = 3
     capacity: int = 1000
+    close: float = 0.0
     learning_rate: float = 1.2e-3
     weight_decay: float = 0.03
     averaging: float = 0.998
@@ -284,7 +287,7 @@ def train_tiny(config: TinyConfig, is_resumed: bool = False) -> Iterator[TrainSt
             rng = np.random.default_rng((config.seed, run.state.step))
             waited = time.monotonic()
             scenes = source.advance()
-            batch = make_batch(rng, scenes, config.draw_shape(rng), config.smallest)
+            batch = make_batch(rng, scenes, config.draw_shape(rng), config.smallest, config.close)
             waited = time.monotonic() - waited
             loss = run.learn(batch, rng)
             run.state.seconds = time.monotonic() - start
@@ -335,7 +338,7 @@ def _parser() -> argparse.ArgumentParser:
         "seed",
     ):
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(defaults, name))
-    for name in ("learning_rate", "weight_decay", "averaging"):
+    for name in ("close", "learning_rate", "weight_decay", "averaging"):
         parser.add_argument("--" + name.replace("_", "-"), type=float, default=getattr(defaults, name))
     KindShares.add_options(parser)
     return parser

@@ -37,6 +37,9 @@ SCENE_SIDE = 320
 NUM_EXTRAS = 3
 # Crops that vary less than this, of 255, show nobody anything: night, mostly.
 _DARK = 5.0
+# A close look is so many times as wide as its object, at most, and so many pixels at least, as the predictor's.
+_CLOSE_EXTENTS = (1.6, 4.5)
+_CLOSEST = 40
 # How often a composing process that waits looks whether anybody still wants its scenes.
 _PATIENCE_S = 2.0
 
@@ -238,10 +241,15 @@ class Batch:
 
 
 def make_batch(
-    rng: np.random.Generator, scenes: list[PackedScene], shape: tuple[int, int, int], smallest: int
+    rng: np.random.Generator,
+    scenes: list[PackedScene],
+    shape: tuple[int, int, int],
+    smallest: int,
+    close: float = 0.0,
 ) -> Batch:
     """Crop (number of scenes, objects, side) = `shape` from random scenes, half of them among the newest.
 
+    A share `close` of the crops are close looks at one object, as the predictor takes them at small ones.
     Objects with less than `smallest` pixels, or not visible in the three planes that were drawn, are not asked for.
     """
     num_scenes, num_objects, side = shape
@@ -254,7 +262,10 @@ def make_batch(
         low = len(scenes) - recent if len(pixels) < num_scenes // 2 else 0
         scene = scenes[int(rng.integers(low, len(scenes)))]
         planes, shown = _composite(rng, scene)
-        image, labels = _crop(rng, planes, scene.labels.astype(np.int32), side)
+        labels = scene.labels.astype(np.int32)
+        is_close = close > 0 and rng.random() < close
+        square = _close_square(rng, labels) if is_close else _square(rng, labels.shape[0], side)
+        image, labels = _crop(rng, planes, labels, square, side)
         if image.std() < _DARK:
             continue
         chosen = _choose(rng, labels, scene, shown, (num_objects, smallest))
@@ -292,14 +303,36 @@ def _composite(rng: np.random.Generator, scene: PackedScene) -> tuple[NDArray[np
     return planes, np.asarray(scene.visible[:, channels].any(1))
 
 
-def _crop(
-    rng: np.random.Generator, planes: NDArray[np.uint8], labels: NDArray[np.int32], side: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """A square of the scene, turned and resized to `side`."""
-    whole = labels.shape[0]
+def _square(rng: np.random.Generator, whole: int, side: int) -> tuple[int, int, int]:
+    """Top, left and side of any square of a scene, for crops of `side` pixels."""
     low, high = min(0.7 * side, 0.8 * whole), min(float(whole), 2.7 * side)
     taken = int(np.exp(rng.uniform(np.log(low), np.log(high))))
     top, left = (int(rng.integers(whole - taken + 1)) for _ in range(2))
+    return top, left, taken
+
+
+def _close_square(rng: np.random.Generator, labels: NDArray[np.int32]) -> tuple[int, int, int]:
+    """Top, left and side of a square around one object of a scene, which is somewhere about its middle."""
+    found = np.unique(labels[labels > 0])
+    rows, columns = np.nonzero(labels == rng.choice(found)) if len(found) else np.nonzero(labels == 0)
+    extent = max(np.ptp(rows), np.ptp(columns)) + 1
+    whole = labels.shape[0]
+    taken = int(np.clip(extent * np.exp(rng.uniform(*np.log(_CLOSE_EXTENTS))), _CLOSEST, whole))
+    moved = rng.uniform(-0.15, 0.15, 2) * taken
+    starts = np.asarray([(line.min() + line.max() + 1 - taken) / 2 for line in (rows, columns)]) + moved
+    top, left = np.clip(np.round(starts), 0, whole - taken).astype(int).tolist()
+    return top, left, taken
+
+
+def _crop(
+    rng: np.random.Generator,
+    planes: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    square: tuple[int, int, int],
+    side: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """A square (top, left, side) of the scene, turned and resized to `side`."""
+    top, left, taken = square
     image = torch.from_numpy(planes[:, top : top + taken, left : left + taken].astype(np.float32))[None]
     part = labels[top : top + taken, left : left + taken]
     image = F.interpolate(image, (side, side), mode="bilinear", align_corners=False, antialias=taken > 1.4 * side)[0]

@@ -152,8 +152,14 @@ def test_refining_looks_closer(teacher: E2SAM) -> None:
     predictor.set_stack(stack_of(noise((3, 600, 800))))
     prompts = Prompts.checked([(400, 300), (10, 10)], [1, 0], None, None, predictor.size)
     refined = predictor.refine(prompts, (390, 290, 420, 305))
-    x0, y0, x1, y1 = refined.window
+    assert refined.close_up is not None
+    x0, y0, x1, y1 = refined.close_up.window
     assert (x0, y0, x1, y1) == (375, 267, 435, 328)
+    # What can be given back as a mask prompt is of the whole image, as every other prediction's.
+    assert refined.window == (0, 0, 800, 600)
+    assert refined.logits.shape == (1, *refined.frame.logits_size)
+    again = predictor.predict([(400, 300)], [1], mask=refined.logits[0], multimask=False)
+    assert again.frame == refined.frame
     assert refined.masks.shape == (1, 600, 800)
     assert predictor.encoder_passes == 2
     box = refined.mask_box()

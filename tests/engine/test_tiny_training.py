@@ -103,6 +103,17 @@ def test_batch_asks_for_visible_objects_of_enough_pixels() -> None:
             assert row[1, 0] < row[2, 0] and row[1, 1] < row[2, 1]
 
 
+def test_close_looks_are_crops_around_one_object() -> None:
+    scenes = [pack_scene(0, index, None, 256, KindShares(cultures=1.0)) for index in range(2)]
+    shares = {}
+    for close in (0.0, 1.0):
+        batch = make_batch(np.random.default_rng(1), scenes, (6, 2, 96), 30, close)
+        assert batch.pixels.shape == (6, 3, 96, 96)
+        shares[close] = batch.masks.mean()
+    # Cells of a culture are small in the scene, and large in a close look.
+    assert shares[1.0] > 2 * shares[0.0]
+
+
 def test_mask_loss_prefers_the_right_mask() -> None:
     target = torch.zeros(1, 1, 8, 8)
     target[..., 2:6, 2:6] = 1

@@ -44,6 +44,7 @@ class FakePredictor:
         self.encoder_passes = 0
         self.seconds_encode = self.seconds_predict = 0.001
         self.asked: list[Prompts] = []
+        self.ahead: list[Any] = []
         self.size = (0, 0)
         self.selection: tuple[int, ...] = ()
         self.names: tuple[str, ...] = ()
@@ -85,6 +86,9 @@ class FakePredictor:
 
     def refine(self, prompts: Prompts, box: Any, multimask: bool = False) -> FakePrediction:
         return self.predict_prompts(prompts, multimask)
+
+    def look_ahead(self, prediction: Any) -> None:
+        self.ahead.append(prediction)
 
     def channel_shares(self, prediction: Any, candidate: int | None = None) -> dict[str, float]:
         if len(self.channels) == 3:

@@ -21,6 +21,14 @@ class SlowEngine:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.asked: list[int] = []
+        self.looked_ahead = 0
+
+    def predict(self, body: Any, arrays: Any, job: Any) -> Any:
+        return {}, {}
+
+    def look_ahead(self) -> None:
+        self.looked_ahead += 1
+        raise RuntimeError("nobody asked for this")
 
     def echo(self, body: Any, arrays: Any, job: Any) -> Any:
         self.asked.append(body["value"])
@@ -83,6 +91,22 @@ def test_arrays_and_errors_come_back(engine: Any, qtbot: Any, caplog: pytest.Log
     qtbot.waitUntil(lambda: len(errors) == 2, timeout=5000)
     assert got[0].arrays["twice"].tolist() == [0, 2, 4]
     assert errors == ["Expected a point, got none: click.", "RuntimeError: shapes differ"]
+
+
+def test_the_engine_looks_ahead_once_after_a_mask_and_only_when_idle(engine: Any, qtbot: Any) -> None:
+    slow, client = engine
+    slow.go.set()
+    client.request(Request("echo", {"value": 1}))
+    qtbot.wait(500)
+    assert slow.looked_ahead == 0
+    client.request(Request("predict"))
+    qtbot.waitUntil(lambda: slow.looked_ahead == 1, timeout=5000)
+    # What fails there is nobody's business, and the next request is answered.
+    got: list[Message] = []
+    client.request(Request("echo", {"value": 2}, done=got.append))
+    qtbot.waitUntil(lambda: len(got) == 1, timeout=5000)
+    qtbot.wait(500)
+    assert slow.looked_ahead == 1
 
 
 def test_long_work_reports_and_stops(engine: Any, qtbot: Any) -> None:
