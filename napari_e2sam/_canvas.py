@@ -20,6 +20,8 @@ from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
 
 __all__ = ["Canvas"]
 
+# Longest side of what the layer of the current mask holds, where it is cut to the mask.
+_LARGEST_TEXTURE = 2048
 # Past this many changed pixels, index arrays cost more than one full redraw.
 _MOST_INDEXED = 600_000
 # Of a point outside and of one inside, as napari keeps colours.
@@ -177,8 +179,14 @@ class Canvas:
             if mask is None:
                 layer.data = np.zeros((1, 1), np.uint8)
                 return
-            layer.data = mask.pixels.view(np.uint8)
-            layer.translate = np.array((mask.y0, mask.x0)) * self._own.scene.scale + self._own.scene.translate
+            # A mask of most of a large image is smooth, and its texture takes long to make: every n-th pixel will do.
+            step = -(-max(mask.shape) // _LARGEST_TEXTURE)
+            scale = np.asarray(self._own.scene.scale, float)
+            layer.data = mask.thinned(step).view(np.uint8)
+            if not np.allclose(layer.scale, step * scale):
+                layer.scale = step * scale
+            corner = np.array((mask.y0, mask.x0)) + (step - 1) / 2
+            layer.translate = corner * scale + self._own.scene.translate
 
     def _write(self, layer: Labels, box: Box, labels: NDArray[Any]) -> None:
         """Write into a box of a label layer, and redraw only what changed."""

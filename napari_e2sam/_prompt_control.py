@@ -433,16 +433,11 @@ def candidates_of(message: Message) -> tuple[Candidate, ...]:
     """The engine's masks as candidates of a draft."""
     found = []
     for index, (score, box) in enumerate(zip(message.body["scores"], message.body["boxes"], strict=True)):
-        mask = message.arrays[f"mask{index}"]
-        found.append(Candidate(_crop(mask, tuple(box)), float(np.clip(score, 0.0, 1.0))))
+        x0, y0, x1, y1 = box
+        bits = message.arrays[f"bits{index}"]
+        mask = MaskCrop.of_bits(bits, (y1 - y0, x1 - x0), x0, y0) if bits.size else None
+        found.append(Candidate(mask, float(np.clip(score, 0.0, 1.0))))
     return tuple(found)
-
-
-def _crop(mask: NDArray[np.bool_], box: Box) -> MaskCrop | None:
-    if mask.size == 0:
-        return None
-    mask.flags.writeable = False
-    return MaskCrop(mask, box[0], box[1])
 
 
 def _usable(draft: Draft, conditions: Conditions) -> Prompts:

@@ -131,7 +131,7 @@ class Engine:
         }, matrices
 
     def predict(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
-        """Masks of one object, each cut to its bounding box."""
+        """Masks of one object, each cut to its bounding box and packed as `MaskCrop.of_bits` takes them."""
         predictor = self._ready
         prompts = self._prompts(body, arrays)
         multimask = bool(body.get("multimask", True))
@@ -145,7 +145,7 @@ class Engine:
         for index in range(len(prediction.scores)):
             box, mask = prediction.mask_crop(index)
             boxes.append([int(value) for value in box])
-            answer[f"mask{index}"] = mask
+            answer[f"bits{index}"] = np.packbits(mask)
         return {
             "scores": [float(score) for score in prediction.scores],
             "boxes": boxes,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +17,9 @@ Box = tuple[int, int, int, int]
 
 _HEADER = struct.Struct("<2siiII")
 _MAGIC = b"M1"
+# Past so many pixels a mask is held as bits: an eighth of the memory, and nothing is unpacked that nobody looks at.
+_MOST_UNPACKED = 1 << 20
+_BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 def intersect(first: Box, second: Box) -> Box | None:
@@ -41,16 +43,22 @@ def unite(first: Box, second: Box) -> Box:
     )
 
 
-@dataclass(frozen=True, eq=False)
 class MaskCrop:
-    """A non-empty mask cut to its bounding box.
+    """A non-empty mask cut to its bounding box; never changed once it is made.
 
-    Attributes
+    A large one that was stored or sent is held as its packed bits, and unpacked only where somebody looks at it.
+
+    Parameters
     ----------
     pixels
         (h, w) bool; its first and last row and column each hold a set pixel.
     x0, y0
         Column and row of `pixels[0, 0]` in the image.
+
+    Attributes
+    ----------
+    shape
+        (h, w) of `pixels`.
 
     Examples
     --------
@@ -62,9 +70,33 @@ class MaskCrop:
     ((2, 1, 5, 3), 6)
     """
 
-    pixels: NDArray[np.bool_]
-    x0: int
-    y0: int
+    __slots__ = ("_bits", "_pixels", "shape", "x0", "y0")
+
+    def __init__(self, pixels: NDArray[np.bool_], x0: int, y0: int) -> None:
+        self.shape: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+        self.x0 = x0
+        self.y0 = y0
+        self._pixels: NDArray[np.bool_] | None = pixels
+        self._bits: NDArray[np.uint8] | None = None
+
+    @classmethod
+    def of_bits(cls, bits: NDArray[np.uint8], shape: tuple[int, int], x0: int, y0: int) -> MaskCrop:
+        """A mask of `shape` (h, w) from its bits, as `numpy.packbits` makes them of the pixels row by row."""
+        height, width = shape
+        if height * width <= _MOST_UNPACKED:
+            pixels = np.unpackbits(bits, count=height * width).reshape(shape).view(bool)
+            pixels.flags.writeable = False
+            return cls(pixels, x0, y0)
+        bits = bits.view()
+        bits.flags.writeable = False
+        mask = cls(np.zeros((0, 0), bool), x0, y0)
+        mask.shape, mask._pixels, mask._bits = (height, width), None, bits
+        return mask
+
+    def compact(self) -> MaskCrop:
+        """The same mask, held as bits where it is large."""
+        is_held = self._bits is not None or self.shape[0] * self.shape[1] <= _MOST_UNPACKED
+        return self if is_held else MaskCrop.of_bits(self.bits, self.shape, self.x0, self.y0)
 
     @classmethod
     def of(cls, mask: ArrayLike, x0: int = 0, y0: int = 0) -> MaskCrop:
@@ -91,15 +123,57 @@ class MaskCrop:
         return cls(pixels, x0 + left, y0 + top)
 
     @property
+    def pixels(self) -> NDArray[np.bool_]:
+        """(h, w) bool; worked out at each call where the mask is held as bits."""
+        return self._rows(0, self.shape[0]) if self._pixels is None else self._pixels
+
+    @property
+    def bits(self) -> NDArray[np.uint8]:
+        """The pixels packed by eight, row by row, as `numpy.packbits` does it."""
+        return np.packbits(self.pixels) if self._bits is None else self._bits
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the mask takes."""
+        held = self._pixels if self._bits is None else self._bits
+        return 0 if held is None else held.nbytes
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nobody can change the pixels behind its back."""
+        return self._pixels is None or not self._pixels.flags.writeable
+
+    @property
     def box(self) -> Box:
         """x0, y0, x1, y1; x1 and y1 are the first pixels outside."""
-        height, width = self.pixels.shape
+        height, width = self.shape
         return self.x0, self.y0, self.x0 + width, self.y0 + height
 
     @property
     def area(self) -> int:
         """Number of pixels."""
-        return int(np.count_nonzero(self.pixels))
+        return int(np.count_nonzero(self.pixels)) if self._bits is None else _count_set(self._bits)
+
+    def thinned(self, step: int) -> NDArray[np.bool_]:
+        """The middle pixel of each `step` x `step` of them, (h / step, w / step) rounded up."""
+        height, width = self.shape
+        rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width))
+        found: NDArray[np.bool_] = (
+            np.stack([self._rows(row, row + 1)[0, columns] for row in rows.tolist()])
+            if self._pixels is None
+            else self._pixels[np.ix_(rows, columns)]
+        )
+        return found
+
+    def _rows(self, top: int, bottom: int) -> NDArray[np.bool_]:
+        """Some whole rows of the pixels."""
+        if self._bits is None:
+            return self.pixels[top:bottom]
+        width = self.shape[1]
+        first, end = top * width, bottom * width
+        found = np.unpackbits(self._bits[first // 8 : -(-end // 8)])[first % 8 :][: end - first]
+        rows: NDArray[np.bool_] = found.reshape(bottom - top, width).view(bool)
+        return rows
 
     def full(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """The mask as (H, W) bool of an image of `size` (height, width)."""
@@ -112,9 +186,8 @@ class MaskCrop:
         shared = intersect(self.box, box)
         if shared is not None:
             left, top, right, bottom = shared
-            window[top - y0 : bottom - y0, left - x0 : right - x0] = self.pixels[
-                top - self.y0 : bottom - self.y0, left - self.x0 : right - self.x0
-            ]
+            rows = self._rows(top - self.y0, bottom - self.y0)
+            window[top - y0 : bottom - y0, left - x0 : right - x0] = rows[:, left - self.x0 : right - self.x0]
         return window
 
     def fits(self, size: tuple[int, int]) -> bool:
@@ -124,10 +197,7 @@ class MaskCrop:
 
     def to_bytes(self) -> bytes:
         """The mask as bytes: offset, size, and its bits packed by rows and deflated. Equal masks give equal bytes."""
-        height, width = self.pixels.shape
-        return _HEADER.pack(_MAGIC, self.x0, self.y0, height, width) + zlib.compress(
-            np.packbits(self.pixels).tobytes(), 1
-        )
+        return _HEADER.pack(_MAGIC, self.x0, self.y0, *self.shape) + zlib.compress(self.bits.tobytes(), 1)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MaskCrop:
@@ -136,6 +206,11 @@ class MaskCrop:
         if magic != _MAGIC:
             raise PromptError(f"Expected a stored mask, got bytes that begin with {magic!r}.")
         bits = np.frombuffer(zlib.decompress(data[_HEADER.size :]), np.uint8)
-        pixels = np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool)
-        pixels.flags.writeable = False
-        return cls(pixels, x0, y0)
+        return cls.of_bits(bits, (height, width), x0, y0)
+
+
+def _count_set(bits: NDArray[np.uint8]) -> int:
+    """Number of bits that are set."""
+    # numpy counts them itself from 2.0 on.
+    counts = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _BITS_SET[bits]
+    return int(counts.sum(dtype=np.int64))

@@ -20,6 +20,7 @@ Box = tuple[int, int, int, int]
 _EMPTY: Box = (0, 0, 0, 0)
 # Up to so many pixels, working all of a box out costs less than finding and filling what is along the outline.
 _MOST_DENSE = 1 << 20
+_CELLS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +160,13 @@ def _upsampled_sparse(inner: NDArray[np.float32], size: tuple[int, int]) -> tupl
     left, right = horizontal.starts[columns[0]], horizontal.starts[columns[-1] + 1]
     if (bottom - top) * (right - left) <= _MOST_DENSE:
         return _tight(_all_of(inner, (vertical, horizontal), (top, bottom, left, right)), int(left), int(top))
-    crop = np.take(np.take(every, horizontal.low[left:right], axis=1), vertical.low[top:bottom], axis=0)
+    # Line by line, and cells in parts that stay in the processor's cache: only the crop itself is large.
+    crop = np.empty((bottom - top, right - left), bool)
+    for row in range(rows[0], rows[-1] + 1):
+        crop[vertical.starts[row] - top : vertical.starts[row + 1] - top] = every[row, horizontal.low[left:right]]
     cells = np.argwhere(some & ~every)
-    for start in range(0, len(cells), 16_384):
-        _fill_mixed(crop, (top, left), inner, cells[start : start + 16_384], (vertical, horizontal))
+    for start in range(0, len(cells), _CELLS_AT_ONCE):
+        _fill_mixed(crop, (top, left), inner, cells[start : start + _CELLS_AT_ONCE], (vertical, horizontal))
     return _tight(crop, int(left), int(top))
 
 

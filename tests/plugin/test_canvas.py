@@ -10,15 +10,15 @@ from napari.components import ViewerModel
 
 from e2sam.data.masks import MaskCrop
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from napari_e2sam import _own_layers
+from napari_e2sam import _canvas, _own_layers
 from napari_e2sam._canvas import Canvas
 from napari_e2sam._convert import Scene
 
 SIZE = (40, 56)
 
 
-def scene() -> Scene:
-    return Scene(ChannelStack(np.zeros((2, *SIZE), np.uint8), (ChannelSpec("red"), ChannelSpec("depth"))))
+def scene(scale: tuple[float, float] = (1.0, 1.0)) -> Scene:
+    return Scene(ChannelStack(np.zeros((2, *SIZE), np.uint8), (ChannelSpec("red"), ChannelSpec("depth"))), scale=scale)
 
 
 @pytest.mark.parametrize("is_wide", [False, True])
@@ -61,6 +61,28 @@ def test_masks_of_every_shape_replace_each_other() -> None:
         assert np.array_equal(canvas.mask_layer.data, mask.window((0, 0, 56, 40)))
     canvas.show_mask(None)
     assert not canvas.mask_layer.data.any()
+    canvas.close()
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
+def test_in_a_huge_image_a_large_mask_is_drawn_thinned_and_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, scale: tuple[float, float]
+) -> None:
+    monkeypatch.setattr(_own_layers, "_HUGE_IMAGE", 100)
+    monkeypatch.setattr(_canvas, "_LARGEST_TEXTURE", 8)
+    canvas = Canvas(ViewerModel())
+    canvas.open(scene(scale))
+    for side, step in ((6, 1), (24, 3), (16, 2), (5, 1)):
+        canvas.show_mask(MaskCrop(np.ones((side, side), bool), 9, 4))
+        layer = canvas.mask_layer
+        assert layer is not None and layer.data.shape == (side // step,) * 2 and layer.data.all()
+        # The layer's pixels cover the mask's, edge to edge.
+        corners = np.array([[-0.5, -0.5], [side // step - 0.5] * 2])
+        world = [layer.data_to_world(corner) for corner in corners]
+        expected = (np.array([[4 - 0.5, 9 - 0.5], [4 + side - 0.5, 9 + side - 0.5]])) * scale
+        np.testing.assert_allclose(world, expected)
+    canvas.show_mask(None)
+    assert canvas.mask_layer is not None and not canvas.mask_layer.data.any()
     canvas.close()
 
 

@@ -241,7 +241,7 @@ class SessionCore:
                 if data is None:
                     raise SessionError(f"Expected mask {key} in {self.path}, got none: the session is damaged.")
                 mask = MaskCrop.from_bytes(data)
-                self._mask_bytes += mask.pixels.nbytes
+                self._mask_bytes += mask.nbytes
             self._masks[key] = mask
             self._forget_masks()
             return mask
@@ -251,12 +251,12 @@ class SessionCore:
         with self._guard:
             if key not in self._masks:
                 self._masks[key] = mask
-                self._mask_bytes += mask.pixels.nbytes
+                self._mask_bytes += mask.nbytes
                 self._forget_masks()
 
     def _forget_masks(self) -> None:
         while self._mask_bytes > _MASK_BYTES and len(self._masks) > 1:
-            self._mask_bytes -= self._masks.popitem(last=False)[1].pixels.nbytes
+            self._mask_bytes -= self._masks.popitem(last=False)[1].nbytes
 
 
 def _take_lock(path: Path) -> tuple[WriterLock | None, str]:

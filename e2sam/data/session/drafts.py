@@ -152,9 +152,10 @@ class DraftActions(ObjectReading):
         )
 
     def _store_mask(self, edit: Edit, mask: MaskCrop) -> str:
+        mask = mask.compact()
         key = edit.blob("mask", mask.to_bytes())
         # Pixels that somebody may still change are read back from the file instead.
-        if not mask.pixels.flags.writeable:
+        if mask.is_fixed:
             self._keep_mask(key, mask)
         return key
 

@@ -284,7 +284,7 @@ def _prompts_within(prompts: Prompts, mask: MaskCrop) -> Prompts:
     """Points that say something about a part: the outside ones, and the inside ones that lie on it."""
     if not len(prompts.points):
         return Prompts()
-    height, width = mask.pixels.shape
+    height, width = mask.shape
     columns, rows = np.floor(prompts.points).astype(int).T - np.array([[mask.x0], [mask.y0]])
     on_crop = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     on_mask = np.zeros(len(columns), bool)
