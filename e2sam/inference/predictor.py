@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelStack
-from e2sam.errors import PromptError, StackError
+from e2sam.errors import CheckpointError, PromptError, StackError
 from e2sam.inference.decoding import DecodedBatch, decode_batch, decode_prompts
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
@@ -97,7 +97,12 @@ class Predictor:
     model
         The model.
     seconds_predict
-        Time of the last decoder call, prompts to logits.
+        Time of the last prediction's decoder calls, prompts to logits.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no model, such as a name that `e2sam.load_model` takes.
 
     Examples
     --------
@@ -117,6 +122,8 @@ class Predictor:
         large_side: int = 8192,
         close_ups: bool | None = None,
     ) -> None:
+        if not isinstance(model, E2SAM):
+            raise CheckpointError(f"Expected a loaded model, got {model!r:.60}: load it with e2sam.load_model.")
         if isinstance(cache, bool):
             cache_used = EmbeddingCache() if cache else None
         else:

@@ -15,7 +15,7 @@ import torch
 
 from e2sam.data.corrections import CorrectionSet
 from e2sam.data.io.datasets import LabelledSet
-from e2sam.errors import CheckpointError
+from e2sam.errors import CheckpointError, TrainingError
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.config import TrainStep
@@ -263,6 +263,8 @@ def finetune(
     >>> for step in finetune("session.e2sam", config):  # doctest: +SKIP
     ...     print(step.step, step.loss)
     """
+    if not isinstance(config, FinetuneConfig):
+        raise TrainingError(f"Expected a FinetuneConfig, got {config!r:.60}.")
     started = time.perf_counter()
     head = _open(data, config)
     config.out.parent.mkdir(parents=True, exist_ok=True)

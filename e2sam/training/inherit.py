@@ -208,6 +208,8 @@ def inherit(
     >>> for step in steps:  # doctest: +SKIP
     ...     print(step.step, step.loss)
     """
+    if not isinstance(config, InheritConfig):
+        raise TrainingError(f"Expected an InheritConfig, got {config!r:.60}.")
     config = replace(config, out=Path(config.out))
     if not config.out.parent.is_dir():
         raise TrainingError(f"Expected an existing folder for {config.out.name}, got {config.out.parent}.")

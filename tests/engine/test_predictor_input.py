@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from predicting import noise, small_sam, stack_of
 from torch import Tensor
 
+import e2sam
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelStack
-from e2sam.errors import ChannelError, PromptError, StackError
+from e2sam.errors import ChannelError, CheckpointError, PromptError, StackError, TrainingError
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.predictor import Predictor
 from e2sam.modeling.build import build_from_sam, build_model, teacher_config
@@ -164,3 +166,12 @@ def test_refining_looks_closer(teacher: E2SAM) -> None:
     assert predictor.encoder_passes == 2
     box = refined.mask_box()
     assert x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1
+
+
+def test_what_is_no_model_or_no_settings_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"load it with e2sam\.load_model"):
+        Predictor("tiny")  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="Expected a FinetuneConfig, got None"):
+        next(e2sam.finetune(tmp_path, None))  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="Expected an InheritConfig, got None"):
+        next(e2sam.inherit([], None))  # type: ignore[arg-type]
