@@ -130,7 +130,7 @@ class Predictor:
             cache_used = cache
         self.model = model
         self.large_side = large_side
-        self.close_ups = model.config.architecture == "tiny" if close_ups is None else close_ups
+        self.close_ups = model.config.looks_closer if close_ups is None else close_ups
         self.seconds_predict = 0.0
         self._encoder = WindowEncoder(model, cache_used)
         self._current: _Current | None = None

@@ -82,6 +82,11 @@ class ModelConfig:
         """Whether the model takes its own channels rather than composites."""
         return len(self.channels) > 0
 
+    @property
+    def looks_closer(self) -> bool:
+        """Whether the encoder is so quick that small objects are looked at closer without being asked to."""
+        return self.architecture == "tiny"
+
 
 @dataclass(frozen=True)
 class PromptTensors:

@@ -27,6 +27,8 @@ _NUM_FACTS = 9
 _UNLIKE = -50.0
 # Cost of one step where no boundary is seen: 50 positions of the stride-4 grid weigh as much as one boundary.
 _STEP_COST = 0.02
+# A user's clicks on one object are decoded on the image and on a closer look at the object, in turns.
+_REMEMBERED = 2
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,24 @@ class _Known:
 
 
 class _Memory:
-    """The last features; a copy of the decoder starts without any."""
+    """The features used last, of an image and of a closer look at it; a copy of the decoder starts without any."""
 
     def __init__(self) -> None:
-        self.last: _Known | None = None
+        self._known: tuple[_Known, ...] = ()
+
+    def features_of(self, embeddings: Tensor, state: tuple[object, ...]) -> ImageFeatures | None:
+        """Features of embeddings by weights of some state, where they are known."""
+        for known in self._known:
+            features = known.features_of(embeddings) if known.state == state else None
+            if features is not None:
+                self.use(known)
+                return features
+        return None
+
+    def use(self, known: _Known) -> None:
+        """Remember features, and forget those that were not used for longest."""
+        others = [other for other in self._known if other is not known]
+        self._known = (known, *others[: _REMEMBERED - 1])
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Memory:
         return _Memory()
@@ -169,7 +185,7 @@ class TinyDecoder(nn.Module):
         self.compute_dtype = dtype or fastest_dtype(self.trunk_in.weight.device)
 
     def _known_features(self, embeddings: Tensor) -> ImageFeatures:
-        """`features`, kept from the last call while a user clicks on one image."""
+        """`features`, kept from the last calls while a user clicks on one object."""
         if torch.is_grad_enabled() or self.training:
             return self.features(embeddings)
         layers = (self.trunk_in, self.key_proj, self.detail_in, self.detail_key_proj, self.boundary)
@@ -178,11 +194,10 @@ class TinyDecoder(nn.Module):
             *((id(weight), weight._version) for weight in weights),
             torch.is_autocast_enabled(embeddings.device.type),
         )
-        known = self._memory.last
-        features = None if known is None or known.state != state else known.features_of(embeddings)
+        features = self._memory.features_of(embeddings, state)
         if features is None:
             features = self.features(embeddings)
-            self._memory.last = _Known(state, embeddings, version_of(embeddings), features)
+            self._memory.use(_Known(state, embeddings, version_of(embeddings), features))
         return features
 
     def features(self, embeddings: Tensor) -> ImageFeatures:

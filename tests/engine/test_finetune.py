@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -200,7 +201,7 @@ def test_few_objects_are_learned_from_and_judged_by_in_turn(tmp_path, base, corr
 @pytest.mark.parametrize(("count", "runs"), [(2, 2), (3, 3), (8, 5), (9, 1)])
 def test_number_of_runs_follows_from_that_of_the_objects(tmp_path, base, corrections, count, runs):
     many = [
-        replace(one, key=f"{one.key} {turn}", mask=replace(one.mask))
+        replace(one, key=f"{one.key} {turn}", mask=copy(one.mask))
         for turn in range(2)
         for one in corrections.corrections
     ]

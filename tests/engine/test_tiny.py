@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,3 +262,31 @@ def test_maps_are_the_same_in_either_order() -> None:
     with torch.no_grad():
         last = tiny_decoder._channels_last(maps)
     assert last.is_contiguous(memory_format=torch.channels_last) and torch.equal(last, maps)
+
+
+def test_features_of_an_image_and_of_a_closer_look_are_both_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model("tiny", device="cpu")
+    decoder = model.decoder
+    assert isinstance(decoder, TinyDecoder)
+    made: list[int] = []
+    features = decoder.features
+
+    def counted(embeddings: torch.Tensor) -> Any:
+        made.append(1)
+        return features(embeddings)
+
+    monkeypatch.setattr(decoder, "features", counted)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 256, 16, 16, generator=generator) for _ in range(3)]
+    prompts = PromptTensors(torch.tensor([[[40.0, 40.0], [0.0, 0.0]]]), torch.tensor([[1, -1]]))
+    with torch.no_grad():
+        fresh = [model.decode(image, prompts, False)[0].clone() for image in images[:2]]
+        assert len(made) == 2
+        for _ in range(2):
+            for image, expected in zip(images[:2], fresh, strict=True):
+                torch.testing.assert_close(model.decode(image, prompts, False)[0], expected)
+        assert len(made) == 2
+        # A third one takes the place of the one that was not used for longest.
+        for index in (2, 1, 0):
+            model.decode(images[index], prompts, False)
+    assert len(made) == 4
