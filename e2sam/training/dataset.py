@@ -172,8 +172,6 @@ class TrainingWindow:
         The users' prompts of each object, in pixels of the window.
     scene
         Position of its scene, for what is shown and saved.
-    is_close_up
-        Whether it shows small objects closer, as `Predictor` looks at them to correct them.
     """
 
     plan: EncodingPlan
@@ -183,7 +181,6 @@ class TrainingWindow:
     inside: NDArray[np.bool_]
     prompts: tuple[Prompts, ...]
     scene: int
-    is_close_up: bool = False
 
     @property
     def num_objects(self) -> int:
@@ -192,28 +189,25 @@ class TrainingWindow:
 
 
 def windows_of(scenes: Sequence[LabelledScene], config: ModelConfig) -> list[TrainingWindow]:
-    """The windows that `Predictor` would encode for each scene's objects, its close-ups among them."""
+    """The windows that `Predictor` would encode for each scene's objects."""
     windows = []
     for index, scene in enumerate(scenes):
         plan = scene.plan(config)
-        from_afar = _by_window(scene, config)
-        close_ups = _close_ups(scene, from_afar, config) if config.looks_closer else {}
-        for is_close_up, grouped in ((False, from_afar), (True, close_ups)):
-            for window, objects in grouped.items():
-                frame = Frame.of((window[3] - window[1], window[2] - window[0]), config)
-                targets = np.stack([coverage_on_logits(labelled.mask, window, frame) for labelled in objects])
-                prompts = tuple(_prompts_in(window, labelled.prompts) for labelled in objects)
-                inside = _inside(frame)
-                windows.append(TrainingWindow(plan, window, frame, targets, inside, prompts, index, is_close_up))
+        for window, objects in _by_window(scene, config).items():
+            frame = Frame.of((window[3] - window[1], window[2] - window[0]), config)
+            targets = np.stack([coverage_on_logits(labelled.mask, window, frame) for labelled in objects])
+            corner = np.array(window[:2], np.float32)
+            prompts = tuple(
+                replace(
+                    labelled.prompts,
+                    points=labelled.prompts.points - corner,
+                    box=None if labelled.prompts.box is None else labelled.prompts.box - np.tile(corner, 2),
+                    mask=None,
+                )
+                for labelled in objects
+            )
+            windows.append(TrainingWindow(plan, window, frame, targets, _inside(frame), prompts, index))
     return windows
-
-
-def _prompts_in(window: Box, prompts: Prompts) -> Prompts:
-    """What a user said within a window, in pixels of it."""
-    low, high = np.array(window[:2], np.float32), np.array(window[2:], np.float32)
-    kept = ((prompts.points >= low) & (prompts.points <= high)).all(axis=1)
-    box = None if prompts.box is None else (prompts.box - np.tile(low, 2)).clip(0, np.tile(high - low, 2))
-    return Prompts(prompts.points[kept] - low, prompts.labels[kept], box)
 
 
 def _by_window(scene: LabelledScene, config: ModelConfig) -> dict[Box, list[LabelledObject]]:
@@ -224,19 +218,6 @@ def _by_window(scene: LabelledScene, config: ModelConfig) -> dict[Box, list[Labe
     for labelled in scene.objects:
         box = np.array(labelled.mask.box, np.float32)
         grouped.setdefault(around.first(Prompts(box=box), None), []).append(labelled)
-    return grouped
-
-
-def _close_ups(
-    scene: LabelledScene, from_afar: Mapping[Box, Sequence[LabelledObject]], config: ModelConfig
-) -> dict[Box, list[LabelledObject]]:
-    around = Windows(scene.stack.size, config.image_size)
-    grouped: dict[Box, list[LabelledObject]] = {}
-    for window, objects in from_afar.items():
-        for labelled in objects:
-            closer = around.close_up(labelled.mask.box, window)
-            if closer is not None:
-                grouped.setdefault(closer, []).append(labelled)
     return grouped
 
 

@@ -35,7 +35,7 @@ from e2sam.training.task import Outcome, ParameterGroup, StepDraw
 
 __all__ = ["ClickModule", "ClickSettings", "PromptTask", "held_out_scores"]
 
-# Windows from afar, evenly from all, whose answers are remembered: each takes about a second.
+# Windows, evenly from all, whose answers are remembered: each takes about a second.
 _REPLAY_WINDOWS = 4
 
 
@@ -228,9 +228,7 @@ class PromptTask:
         del fabric
         count = len(self._train.windows)
         yield f"Encoding {count + len(self._held_out.windows)} image window(s)."
-        wide = [index for index, window in enumerate(self._train.windows) if not window.is_close_up]
-        spread = np.linspace(0, len(wide) - 1, min(len(wide), _REPLAY_WINDOWS)).round().astype(int).tolist()
-        replayed = {wide[place] for place in spread}
+        replayed = set(np.linspace(0, count - 1, min(count, _REPLAY_WINDOWS)).round().astype(int).tolist())
         for index in range(count):
             self._train.embeddings(index)
             if self._clicks.settings.replay and index in replayed:

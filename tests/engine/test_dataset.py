@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,6 @@ from e2sam.data.session import Conditions
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.frame import Frame
-from e2sam.inference.tiling import Windows
 from e2sam.modeling.e2sam import ModelConfig
 from e2sam.training.clicking import box_prompts, click_in_error, first_click, pad_prompts, quick_clicks, user_prompts
 from e2sam.training.dataset import LabelledObject, LabelledScene, coverage_on_logits, scenes_of, windows_of
@@ -171,21 +168,3 @@ def test_quick_score_of_a_model_that_is_right_and_takes_the_surer_view(brightnes
     picture[0, 0] = torch.from_numpy(targets.max(0) / 255 * np.where(np.arange(32)[:, None] < 16, 2.0, 5.0))
     scores = quick_clicks(brightness_model, picture, targets, np.ones((32, 32), bool), clicks=3)
     assert scores.clicks.shape == (2, 3) and (scores.clicks[:, 0] == 1).all() and scores.score == 1
-
-
-def test_small_objects_are_learned_from_close_ups_too():
-    config = replace(CONFIG, architecture="tiny")
-    small, large = MaskCrop.of(np.ones((12, 12), bool), 100, 60), MaskCrop.of(np.ones((150, 150), bool), 20, 20)
-    prompts = Prompts(np.array([[105, 66], [250, 250]], np.float32), np.array([1, 0], np.int32))
-    scene = LabelledScene("a", stack_of((256, 256)), (LabelledObject(small, prompts), LabelledObject(large)))
-    windows = windows_of([scene], config)
-    assert [(window.is_close_up, window.num_objects) for window in windows] == [(False, 2), (True, 1)]
-    closer = windows[1]
-    assert closer.window == Windows((256, 256), 64).close_up(small.box, (0, 0, 256, 256))
-    x0, y0 = closer.window[:2]
-    # A click far away says nothing in the window, and is left out.
-    assert closer.prompts[0].points.tolist() == [[105 - x0, 66 - y0]] and closer.prompts[0].labels.tolist() == [1]
-    share = closer.targets[0].sum() / 255 / closer.targets[0].size
-    assert share == pytest.approx(144 / (closer.frame.original_size[0] * closer.frame.original_size[1]), rel=0.05)
-    # Models with slow encoders do not look closer, and need not learn to.
-    assert [window.is_close_up for window in windows_of([scene], CONFIG)] == [False]
