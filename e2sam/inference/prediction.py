@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,9 +26,9 @@ _CELLS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class CloseUp:
-    """Masks from a closer look: logits (M, h, w) float32 in the frame of a small window of the image."""
+    """A closer look: logits (h, w) float32 of some candidates, in the frame of a small window of the image."""
 
-    logits: NDArray[np.float32]
+    logits: Mapping[int, NDArray[np.float32]]
     frame: Frame
     window: Box
 
@@ -53,7 +54,7 @@ class Prediction:
     size
         (height, width) of the image.
     close_up
-        Where the object was looked at closer: masks and scores are of that look, `logits` are of the window as ever.
+        Where the object was looked at closer: the masks of that look, in place of those that `logits` give.
     """
 
     scores: NDArray[np.float32]
@@ -81,9 +82,11 @@ class Prediction:
         """
         index = self.best if candidate is None else candidate
         if index not in self._crops:
-            seen = self.close_up or CloseUp(self.logits, self.frame, self.window)
-            (x0, y0, x1, y1), crop = upsampled_mask(seen.logits[index], seen.frame)
-            left, top = seen.window[:2]
+            logits, frame, (left, top, _, _) = self.logits[index], self.frame, self.window
+            if self.close_up is not None and index in self.close_up.logits:
+                closer = self.close_up
+                logits, frame, (left, top, _, _) = closer.logits[index], closer.frame, closer.window
+            (x0, y0, x1, y1), crop = upsampled_mask(logits, frame)
             box = (x0 + left, y0 + top, x1 + left, y1 + top) if crop.size else _EMPTY
             self._crops[index] = (box, crop)
         return self._crops[index]

@@ -292,7 +292,7 @@ class Predictor:
             window = self._closer_window(current, prompts, answer.prediction, before)
             answer = replace(answer, closer=window)
         self._answers.append(answer)
-        if answer.closer is None or multimask:
+        if answer.closer is None or (prompts.box is None and len(prompts.points) < 2):
             return answer.prediction
         return self._looked_closer(current, prompts, answer)
 
@@ -329,7 +329,10 @@ class Predictor:
         embedding = self._encoder.embed(plan, encoded)
         with self._decoder_lock:
             logits, scores = decode_prompts(self.model, embedding, encoded.frame, local, False)
-        closer = replace(found, scores=scores[0], close_up=CloseUp(logits[0], encoded.frame, window), _crops={})
+        close_up = CloseUp({found.best: logits[0, 0]}, encoded.frame, window)
+        # Of several candidates the order stays.
+        quality = scores[0] if len(found) == 1 else found.scores
+        closer = replace(found, scores=quality, close_up=close_up, _crops={})
         agree = crops_iou(found.mask_crop(), closer.mask_crop()) >= _CLOSER_AGREES
         self.seconds_predict += time.perf_counter() - start
         return closer if agree else found
@@ -431,7 +434,7 @@ class Predictor:
         wide = current.windows.first(around, None) if current.is_large else current.windows.whole
         frame = Frame.of((wide[3] - wide[1], wide[2] - wide[0]), self.model.config)
         logits = np.stack([logits_in_window(one, found, wide, frame) for one in found.logits])
-        close_up = CloseUp(found.logits, found.frame, window)
+        close_up = CloseUp(dict(enumerate(found.logits)), found.frame, window)
         prediction = replace(found, logits=logits, frame=frame, window=wide, close_up=close_up)
         self._answers.append(replace(answer, prompts=prompts, prediction=prediction))
         return prediction

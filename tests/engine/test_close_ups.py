@@ -73,8 +73,18 @@ def test_a_close_up_leaves_logits_and_large_objects_alone(tiny: E2SAM) -> None:
     assert closer.mask()[240, 240] and not np.array_equal(closer.mask(), plain.mask())
     # One click may mean several things, and is answered from afar; so is an object that fills the picture.
     assert predictor.predict(points[:1], labels[:1]).close_up is None
+    assert predictor.predict(points[:1], labels[:1], multimask=False).close_up is None
+    # Of several candidates the best one is looked at closer, and stays the best.
+    several = predictor.predict(points, labels)
+    assert several.close_up is not None and list(several.close_up.logits) == [several.best]
     large = predictor_of(tiny, 75)
     assert large.predict(points, labels, multimask=False).close_up is None
+
+
+def test_a_box_names_an_object_too(tiny: E2SAM) -> None:
+    box = (233, 228, 248, 252)
+    assert predictor_of(tiny, 11).predict(box=box, multimask=False).close_up is not None
+    assert predictor_of(tiny, 11).predict(box=box).close_up is not None
 
 
 def test_a_view_that_disagrees_is_not_believed(tiny: E2SAM, monkeypatch: pytest.MonkeyPatch) -> None:
