@@ -46,7 +46,7 @@ TOOLTIPS: Mapping[str, str] = {
     "scribble": "Draw a line inside the object; it becomes points.",
     "move": "Select, drag or delete points that were set.",
     "hover": "Show the mask for the pixel under the pointer before you click.",
-    "window": "Encode again only the part around the object, whatever its size and from the first click on: finer masks.",
+    "window": "Encode again only the part around the object, from the first click on and whatever its size.",
     "candidates": "Masks for the same prompts. Choose with the keys 1, 2 and 3.",
     "accept": "Keep the mask as an object (A).",
     "clear": "Take away points, box and mask (C).",
