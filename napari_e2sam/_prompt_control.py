@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-from e2sam.data.doubt import doubt_of
-from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
-from e2sam.data.session import Candidate, Change, Conditions, Draft
+from e2sam.data.session import Change, Conditions, Draft
 from e2sam.errors import E2SamError
-from napari_e2sam._carry_control import is_carried
+from napari_e2sam._candidates import candidates_of, next_click, request_of, same_prompts, usable_prompts
 from napari_e2sam._frames import FrameHold
 from napari_e2sam._jobs import Request
-from napari_e2sam._rows import CandidateRow, ShareRow
+from napari_e2sam._rows import CandidateRow
+from napari_e2sam._share_control import ShareControl
 from napari_e2sam._state import Workplace
 from napari_e2sam._wire import Message
 from napari_e2sam.widgets.prompts import PromptsPanel
@@ -35,10 +33,6 @@ _HINTS = {
 }
 # A mask that takes longer than this is drawn after its point, and not with it.
 _MOST_HELD_MS = 150
-# Shares are asked for when the mask is on the screen: until then the processor is wanted for drawing it.
-_SHARES_AFTER_MS = 120
-# Shares that differ by less are shown as equal.
-_ALIKE = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +56,12 @@ class PromptControl:
         self._shows_doubt = False
         self._predicts_after_encoding = False
         self._frames = FrameHold(panel)
-        self._sharing = QTimer(panel)
-        self._sharing.setSingleShot(True)
-        self._sharing.setInterval(_SHARES_AFTER_MS)
-        self._sharing.timeout.connect(self._ask_shares)
+        self._shares = ShareControl(panel, work)
         panel.tool_chosen.connect(self.take_tool)
         panel.candidate_chosen.connect(self.choose_candidate)
         panel.clear_asked.connect(self.clear)
         panel.hover_toggled.connect(self.set_hover)
         panel.window_toggled.connect(self._on_window_toggled)
-        panel.leave_one_out_asked.connect(self.leave_one_out)
         panel.next_click_toggled.connect(self._on_next_click)
         canvas = work.canvas
         canvas.points_changed.connect(self._on_points)
@@ -211,8 +201,8 @@ class PromptControl:
             return
         state = work.state
         conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
-        place, prompts = work.session.place, _usable(draft, conditions)
-        body, arrays = self._request_of(prompts)
+        place, prompts = work.session.place, usable_prompts(draft, conditions)
+        body, arrays = request_of(prompts)
         shown = draft.candidates[draft.chosen].mask if draft.candidates else None
         if self._refines and shown is not None:
             body["around"] = list(shown.box)
@@ -234,21 +224,11 @@ class PromptControl:
         self._frames.release()
         self._work.fail(text)
 
-    def _request_of(self, prompts: Prompts) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        body: dict[str, Any] = {
-            "points": prompts.points.tolist(),
-            "labels": prompts.labels.tolist(),
-            "box": None if prompts.box is None else prompts.box.tolist(),
-            # One click is ambiguous: three candidates. More prompts say which object is meant.
-            "multimask": len(prompts.points) <= 1 and prompts.box is None,
-        }
-        return body, {} if prompts.mask is None else {"mask_input": prompts.mask}
-
     def _on_predicted(
         self, message: Message, place: tuple[int, tuple[int, ...]], prompts: Prompts, conditions: Conditions
     ) -> None:
         session = self._work.session
-        if session.place != place or not _same(session.draft.prompts, prompts):
+        if session.place != place or not same_prompts(session.draft.prompts, prompts):
             return
         candidates = candidates_of(message)
         best = int(np.argmax([candidate.score for candidate in candidates]))
@@ -259,7 +239,7 @@ class PromptControl:
 
     def close(self) -> None:
         """Hold nothing of the window back any more."""
-        self._sharing.stop()
+        self._shares.stop()
         self._frames.release()
 
     def choose_candidate(self, position: int) -> None:
@@ -307,53 +287,7 @@ class PromptControl:
             self._is_preview = False
             self._show()
 
-    # -- what each channel has to do with it ---------------------------------------------------------------------------
-
-    def _ask_shares(self) -> None:
-        names, draft = self._work.state.names, self._work.session.draft
-        if not draft.candidates:
-            return
-        if len(names) < 2 or not self._work.state.is_encoded:
-            self._panel.set_shares((), "")
-            return
-        self._work.engine.request(
-            Request(
-                "shares",
-                {"candidate": draft.chosen},
-                done=self._on_shares,
-                lane="shares",
-            )
-        )
-
-    def _on_shares(self, message: Message) -> None:
-        if not self._work.session.draft.candidates:
-            return
-        shares = message.body["shares"]
-        if max(shares.values()) - min(shares.values()) < _ALIKE:
-            # So it is with three channels that a teacher sees as red, green and blue: bars would tell nothing.
-            self._panel.set_shares((), "All channels count alike: Leave out tells which matter")
-            return
-        self._panel.set_shares([ShareRow(name, share) for name, share in shares.items()], "Share in the mask")
-
-    def leave_one_out(self) -> None:
-        """Predict again without each channel."""
-        draft = self._work.session.draft
-        if draft.prompts.is_empty or not self._work.state.is_encoded:
-            return
-        body, _ = self._request_of(draft.prompts)
-        # Shares that are still to come would be drawn over the answer.
-        self._sharing.stop()
-        self._work.engine.forget("shares")
-        self._work.say("Leaving out one channel at a time", "busy")
-
-        def done(message: Message) -> None:
-            self._work.say("", "info")
-            rows = [ShareRow(name, 1.0 - value) for name, value in message.body["agreement"].items()]
-            self._panel.set_shares(rows, "Change of the mask without")
-
-        self._work.engine.request(
-            Request("leave_one_out", body, done=done, failed=self._work.fail, lane="leave_one_out")
-        )
+    # -- where to click next -------------------------------------------------------------------------------------------
 
     def _on_next_click(self, on: bool) -> None:
         self._shows_doubt = on
@@ -409,48 +343,8 @@ class PromptControl:
         self._panel.set_can_clear(not draft.is_empty)
         if self._shows_doubt:
             self._show_doubt(draft)
-        self._sharing.stop()
+        self._shares.stop()
         if draft.is_empty:
             self._panel.set_shares((), "")
         elif candidate is not None and self._answered is not None:
-            self._sharing.start()
-
-
-def next_click(masks: Sequence[MaskCrop]) -> tuple[Box, NDArray[np.float32], tuple[float, float]]:
-    """Where candidate masks disagree: a box, the doubt (h, w) in [0, 1] in it, and the (x, y) deepest inside of it."""
-    from scipy.ndimage import distance_transform_edt
-
-    box = masks[0].box
-    for mask in masks[1:]:
-        box = unite(box, mask.box)
-    doubt = doubt_of(np.stack([mask.window(box) for mask in masks]))
-    depth = distance_transform_edt(np.pad(doubt > 0, 1))[1:-1, 1:-1] * doubt
-    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    return box, doubt, (box[0] + float(column) + 0.5, box[1] + float(row) + 0.5)
-
-
-def candidates_of(message: Message) -> tuple[Candidate, ...]:
-    """The engine's masks as candidates of a draft."""
-    found = []
-    for index, (score, box) in enumerate(zip(message.body["scores"], message.body["boxes"], strict=True)):
-        x0, y0, x1, y1 = box
-        bits = message.arrays[f"bits{index}"]
-        mask = MaskCrop.of_bits(bits, (y1 - y0, x1 - x0), x0, y0) if bits.size else None
-        found.append(Candidate(mask, float(np.clip(score, 0.0, 1.0))))
-    return tuple(found)
-
-
-def _usable(draft: Draft, conditions: Conditions) -> Prompts:
-    """The prompts of a draft, without a mask that was predicted under other conditions."""
-    prompts, made_under = draft.prompts, draft.conditions
-    if prompts.mask is None or made_under in (Conditions(), conditions) or is_carried(prompts.mask):
-        return prompts
-    without = replace(prompts, mask=None)
-    return prompts if without.is_empty else without
-
-
-def _same(one: Prompts, other: Prompts) -> bool:
-    boxes = [None if prompts.box is None else prompts.box.tolist() for prompts in (one, other)]
-    return (
-        np.array_equal(one.points, other.points) and np.array_equal(one.labels, other.labels) and boxes[0] == boxes[1]
-    )
+            self._shares.show_soon()
