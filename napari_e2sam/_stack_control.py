@@ -12,24 +12,22 @@ import numpy as np
 from napari.layers import Image
 from qtpy.QtCore import QTimer
 
-from e2sam.data.alignment import ChannelShift, estimate_shifts, shifted
+from e2sam.data.alignment import shifted
 from e2sam.data.content import hash_pixels
-from e2sam.data.normalize import ChannelRecipe, fit_recipes
+from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError, PromptError
-from napari_e2sam._composite import composite_of
+from napari_e2sam._alignment_control import AlignmentControl
 from napari_e2sam._convert import STACK_KEY, UNCLEAR_KEY, Scene, axis_choices, channels_first, scene_of
 from napari_e2sam._rows import ChannelRow, LayerRow
 from napari_e2sam._state import Workplace
-from napari_e2sam._statistics import channel_rows, display_range
+from napari_e2sam._statistics import described, display_range
 from napari_e2sam.widgets.stack import StackPanel
 
 __all__ = ["StackControl"]
 
 _KEPT_BYTES = 1 << 28
-_BLINK_MS = 600
-_MOST_COMPARED = 24
 # The window answers between one new layer and the next.
 _BETWEEN_MS = 15
 
@@ -50,14 +48,7 @@ class StackControl:
         panel.sample_asked.connect(open_sample)
         panel.plane_asked.connect(self._on_plane_asked)
         panel.done_changed.connect(self._on_done_changed)
-        panel.alignment_asked.connect(self.check_alignment)
-        panel.correction_asked.connect(self.correct_alignment)
-        panel.blink_asked.connect(self._on_blink_asked)
-        self._shifts: tuple[ChannelShift, ...] = ()
-        self._blinking = QTimer()
-        self._blinking.setInterval(_BLINK_MS)
-        self._blinking.timeout.connect(self._on_blink)
-        self._blink_turn = 0
+        self.alignment = AlignmentControl(panel, work)
         layers = work.viewer.layers.events
         layers.inserted.connect(self._on_inserted)
         layers.removed.connect(self._on_removed)
@@ -77,7 +68,7 @@ class StackControl:
         """Let go of the viewer."""
         self._later.stop()
         self._making.stop()
-        self._blinking.stop()
+        self.alignment.close()
         layers = self._work.viewer.layers.events
         layers.inserted.disconnect(self._on_inserted)
         layers.removed.disconnect(self._on_removed)
@@ -156,8 +147,7 @@ class StackControl:
         for lane in ("prepare", "predict", "hover", "shares", "leave_one_out"):
             work.engine.forget(lane)
         self._making.stop()
-        self._shifts = ()
-        self._panel.set_alignment("", False)
+        self.alignment.forget()
         self._panel.set_worklist(0, 0, 0, False)
         work.canvas.open(None)
         work.session.leave()
@@ -258,92 +248,6 @@ class StackControl:
         layer.contrast_limits_range = (low, high)
         layer.contrast_limits = (low, high)
 
-    # -- alignment -----------------------------------------------------------------------------------------------------
-
-    def check_alignment(self) -> None:
-        """Estimate how far the selected channels lie off the first of them."""
-        work, state = self._work, self._work.state
-        if state.scene is None or len(state.selection) < 1 or len(state.rows) < 2:
-            work.fail("Expected at least 2 channels to compare, got fewer: open a stack of more.")
-            return
-        stack = state.plane_of(work.session.plane)
-        reference = state.selection[0]
-        others = [index for index in state.selection if index != reference] or [
-            index for index in range(len(state.rows)) if index != reference
-        ]
-        work.say("Comparing edges of the channels", "busy")
-        work.tasks.run(
-            lambda: estimate_shifts(stack, reference, others[:_MOST_COMPARED]), self._on_shifts, work.fail, lane="align"
-        )
-
-    def _on_shifts(self, shifts: tuple[ChannelShift, ...]) -> None:
-        if self._work.state.scene is None:
-            return
-        self._work.say("", "info")
-        self._shifts = shifts
-        off = [shift for shift in shifts if shift.is_warning]
-        unsure = [shift.name for shift in shifts if not shift.is_reliable]
-        lines = [f"{shift.name} lies {shift.distance:.1f} px off {shift.reference}." for shift in off]
-        if not off:
-            lines.append(
-                f"No channel lies more than 2 px off {shifts[0].reference}." if shifts else "Nothing to compare."
-            )
-        if unsure:
-            lines.append(f"Too unlike to tell: {', '.join(unsure[:5])}.")
-        self._panel.set_alignment(" ".join(lines), bool(off))
-
-    def correct_alignment(self) -> None:
-        """Shift the channels that lie off back onto the first one; the session remembers it."""
-        work, state = self._work, self._work.state
-        if state.scene is None:
-            return
-        session = work.session
-        before = dict(session.record.alignment)
-        added = {shift.name: (shift.dx, shift.dy) for shift in self._shifts if shift.is_warning}
-        none = (0.0, 0.0)
-        shifts = {
-            name: (
-                before.get(name, none)[0] + added.get(name, none)[0],
-                before.get(name, none)[1] + added.get(name, none)[1],
-            )
-            for name in {*before, *added}
-        }
-        scene = replace(state.scene, stack=shifted(state.scene.stack, added))
-
-        def done(described: tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]) -> None:
-            state.scene, (state.rows, state.recipes) = scene, described
-            state.is_encoded = False
-            self._panel.set_alignment(f"Corrected: {', '.join(added)}.", False)
-            state.scene_changed.emit()
-
-        try:
-            record = session.file.set_alignment(session.place[0], shifts)
-        except E2SamError as error:
-            work.fail(str(error))
-            return
-        work.tasks.run(lambda: _described(scene.stack, record), done, work.fail)
-
-    def _on_blink_asked(self, on: bool) -> None:
-        if on and self._shifts:
-            self._blinking.start()
-        else:
-            self._blinking.stop()
-            self._work.canvas.show_blink(None)
-
-    def _on_blink(self) -> None:
-        """Show the reference channel and the one furthest off in turns."""
-        work, state = self._work, self._work.state
-        if state.scene is None:
-            return
-        worst = max(self._shifts, key=lambda shift: shift.distance)
-        self._blink_turn ^= 1
-        name = worst.name if self._blink_turn else worst.reference
-        (index,) = state.scene.stack.indices([name])
-        stack, recipe = state.plane_of(work.session.plane), state.recipes[index]
-        work.tasks.run(
-            lambda: composite_of(stack, [index], {index: recipe}, None), work.canvas.show_blink, work.fail, lane="blink"
-        )
-
     # -- panel and layers ----------------------------------------------------------------------------------------------
 
     def _update_layers(self, event: Any = None) -> None:
@@ -443,14 +347,8 @@ def _opened(
         record = work.session.file.add_stack(stack, name=layers[0].name, paths=paths, reading=reading)
     if record.alignment:
         scene = replace(scene, stack=shifted(stack, record.alignment))
-    rows, recipes = _described(scene.stack, record)
+    rows, recipes = described(scene.stack, record)
     return scene, record, rows, recipes
-
-
-def _described(stack: ChannelStack, record: StackRecord) -> tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]:
-    middle = stack.plane(*(count // 2 for count in stack.num_planes))
-    recipes = record.recipes if record.recipes is not None else fit_recipes(middle)
-    return channel_rows(middle, recipes), tuple(recipes)
 
 
 def _kept(stack: ChannelStack, session: Path) -> Path | None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from e2sam.data.normalize import ChannelRecipe
+from e2sam.data.normalize import ChannelRecipe, fit_recipes
+from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
 from napari_e2sam._rows import ChannelRow
 
-__all__ = ["channel_rows", "display_range", "wavelength_presets"]
+__all__ = ["channel_rows", "described", "display_range", "wavelength_presets"]
 
 _SAMPLE_SIDE = 384
 _BINS = 24
@@ -22,6 +23,13 @@ _PRESETS = {
     "Short-wave infrared": ("short-wave infrared", "near infrared", "red"),
 }
 _TOLERANCE_NM = 60.0
+
+
+def described(stack: ChannelStack, record: StackRecord) -> tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]:
+    """Rows and recipes of a stack, measured on its middle plane; recipes are the session's, where it has some."""
+    middle = stack.plane(*(count // 2 for count in stack.num_planes))
+    recipes = record.recipes if record.recipes is not None else fit_recipes(middle)
+    return channel_rows(middle, recipes), tuple(recipes)
 
 
 def channel_rows(stack: ChannelStack, recipes: Sequence[ChannelRecipe]) -> tuple[ChannelRow, ...]:

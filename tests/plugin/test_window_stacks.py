@@ -162,5 +162,5 @@ def test_shifted_channels_are_found_and_corrected(window: Any) -> None:
     dx, dy = window.session.record.alignment["thermal"]
     assert abs(dx + 6) < 0.5
     assert abs(dy) < 0.5
-    window.controller.stack.check_alignment()
+    window.controller.stack.alignment.check()
     window.wait(lambda: "No channel lies" in window.panels.stack.alignment.text())
