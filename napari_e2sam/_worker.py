@@ -143,9 +143,9 @@ class Engine:
         answer: Arrays = {"logits": np.asarray(prediction.logits, np.float32)}
         boxes = []
         for index in range(len(prediction.scores)):
-            box, mask = prediction.mask_crop(index)
-            boxes.append([int(value) for value in box])
-            answer[f"bits{index}"] = np.packbits(mask)
+            crop = prediction.crop(index)
+            boxes.append([0, 0, 0, 0] if crop is None else [int(value) for value in crop.box])
+            answer[f"bits{index}"] = np.zeros(0, np.uint8) if crop is None else crop.bits
         return {
             "scores": [float(score) for score in prediction.scores],
             "boxes": boxes,

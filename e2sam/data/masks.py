@@ -122,6 +122,12 @@ class MaskCrop:
         pixels.flags.writeable = False
         return cls(pixels, x0 + left, y0 + top)
 
+    def moved(self, right: int, down: int) -> MaskCrop:
+        """The same mask, so many pixels further."""
+        mask = MaskCrop(np.zeros((0, 0), bool), self.x0 + right, self.y0 + down)
+        mask.shape, mask._pixels, mask._bits = self.shape, self._pixels, self._bits
+        return mask
+
     @property
     def pixels(self) -> NDArray[np.bool_]:
         """(h, w) bool; worked out at each call where the mask is held as bits."""
@@ -158,11 +164,14 @@ class MaskCrop:
         """The middle pixel of each `step` x `step` of them, (h / step, w / step) rounded up."""
         height, width = self.shape
         rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width))
-        found: NDArray[np.bool_] = (
-            np.stack([self._rows(row, row + 1)[0, columns] for row in rows.tolist()])
-            if self._pixels is None
-            else self._pixels[np.ix_(rows, columns)]
-        )
+        found: NDArray[np.bool_]
+        if self._bits is None:
+            found = self.pixels[np.ix_(rows, columns)]
+        elif width % 8:
+            found = np.stack([self._rows(row, row + 1)[0, columns] for row in rows.tolist()])
+        else:
+            # Rows that begin a byte need not be looked for one by one.
+            found = np.unpackbits(self._bits.reshape(height, -1)[rows], axis=1)[:, columns].view(bool)
         return found
 
     def _rows(self, top: int, bottom: int) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from e2sam.errors import E2SamError, PromptError
 from e2sam.inference.canvas import LabelCanvas
 from e2sam.inference.decoding import DecodedBatch
 from e2sam.inference.frame import Frame
-from e2sam.inference.prediction import Box, upsampled_mask
+from e2sam.inference.prediction import Box, upsampled_crop
 from e2sam.inference.predictor import Predictor
 from e2sam.inference.tiling import tiles_of
 
@@ -305,8 +305,10 @@ def _painted(found: list[_Candidates], frame: Frame, options: AutomaticOptions) 
         torch.cat([part.boxes for part in found]),
     ).without_duplicates(options.max_overlap)
     labels = np.zeros(frame.original_size, np.int32)
-    masks = [upsampled_mask(logits.float().cpu().numpy(), frame) for logits in joined.logits]
-    masks = [(box, crop) for box, crop in masks if crop.size and crop.sum() >= options.min_area]
-    for number, ((x0, y0, x1, y1), crop) in enumerate(sorted(masks, key=lambda mask: -int(mask[1].sum())), start=1):
-        labels[y0:y1, x0:x1][crop] = number
+    crops = [upsampled_crop(logits.float().cpu().numpy(), frame) for logits in joined.logits]
+    sized = [(crop.area, crop) for crop in crops if crop is not None]
+    kept = [(area, crop) for area, crop in sized if area >= options.min_area]
+    for number, (_, crop) in enumerate(sorted(kept, key=lambda one: -one[0]), start=1):
+        x0, y0, x1, y1 = crop.box
+        labels[y0:y1, x0:x1][crop.pixels] = number
     return labels

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from e2sam.data.masks import MaskCrop
 from e2sam.inference.frame import Frame
-from e2sam.inference.prediction import Prediction, crops_iou, upsampled_mask
+from e2sam.inference.prediction import Prediction, crops_iou, packed_bands, upsampled_crop
 from e2sam.modeling.build import teacher_config
 
 
@@ -26,12 +29,35 @@ def test_masks_are_those_of_two_bilinear_steps(
     steps = nn.functional.interpolate(torch.from_numpy(logits)[None, None], frame.padded_size, mode="bilinear")
     steps = steps[..., : frame.input_size[0], : frame.input_size[1]]
     expected = nn.functional.interpolate(steps, size, mode="bilinear")[0, 0].numpy()
-    (x0, y0, x1, y1), crop = upsampled_mask(logits, frame)
-    found = np.zeros(size, bool)
-    found[y0:y1, x0:x1] = crop
+    mask = upsampled_crop(logits, frame)
+    assert mask is not None
+    found, crop = mask.full(size), mask.pixels
     clear = np.abs(expected) > 1e-5
     np.testing.assert_array_equal(found[clear], (expected > 0)[clear])
     assert crop.any(axis=1)[[0, -1]].all() and crop.any(axis=0)[[0, -1]].all(), "the box is tight"
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    margins=st.tuples(*[st.integers(0, 20)] * 4),
+    rows=st.integers(1, 20),
+    seed=st.integers(0, 999),
+)
+def test_masks_by_bands_are_the_masks(
+    shape: tuple[int, int], margins: tuple[int, int, int, int], rows: int, seed: int
+) -> None:
+    mask = np.pad(np.random.default_rng(seed).random(shape) < 0.3, (margins[:2], margins[2:]))
+    height, width = mask.shape
+    bands = (mask[start : start + rows] for start in range(0, height, rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("e2sam.inference.prediction._BAND_PIXELS", 64)
+        found = packed_bands(bands, height, width, (3, 5))
+    if not mask.any():
+        assert found is None
+        return
+    expected = MaskCrop.of(mask, 3, 5)
+    assert found is not None and found.to_bytes() == expected.to_bytes()
 
 
 def test_an_empty_mask_has_an_empty_box() -> None:

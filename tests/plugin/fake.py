@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.masks import MaskCrop
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import CheckpointError
@@ -27,13 +28,9 @@ class FakePrediction:
     channels: tuple[str, ...]
     logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((3, 8, 8), np.float32))
 
-    def mask_crop(self, candidate: int) -> tuple[Box, NDArray[np.bool_]]:
+    def crop(self, candidate: int) -> MaskCrop | None:
         mask = self.found[candidate]
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if rows.size == 0:
-            return (0, 0, 0, 0), np.zeros((0, 0), bool)
-        x0, x1, y0, y1 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-        return (int(x0), int(y0), int(x1), int(y1)), mask[y0:y1, x0:x1].copy()
+        return MaskCrop.of(mask) if mask.any() else None
 
 
 class FakePredictor:
