@@ -163,16 +163,17 @@ class MaskCrop:
     def thinned(self, step: int) -> NDArray[np.bool_]:
         """The middle pixel of each `step` x `step` of them, (h / step, w / step) rounded up."""
         height, width = self.shape
-        rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in (height, width))
-        found: NDArray[np.bool_]
+        rows = np.minimum(np.arange(0, height, step) + step // 2, height - 1)
         if self._bits is None:
-            found = self.pixels[np.ix_(rows, columns)]
+            lines = self.pixels[rows]
         elif width % 8:
-            found = np.stack([self._rows(row, row + 1)[0, columns] for row in rows.tolist()])
+            lines = np.concatenate([self._rows(row, row + 1) for row in rows.tolist()])
         else:
             # Rows that begin a byte need not be looked for one by one.
-            found = np.unpackbits(self._bits.reshape(height, -1)[rows], axis=1)[:, columns].view(bool)
-        return found
+            lines = np.unpackbits(self._bits.reshape(height, -1)[rows], axis=1).view(bool)
+        found = lines[:, step // 2 :: step]
+        is_short = found.shape[1] * step < width
+        return np.ascontiguousarray(np.concatenate((found, lines[:, -1:]), axis=1) if is_short else found)
 
     def _rows(self, top: int, bottom: int) -> NDArray[np.bool_]:
         """Some whole rows of the pixels."""
