@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
 Answer = tuple[dict[str, Any], Arrays]
 # The processor is the window's while it draws a mask, and the user's next click is not there sooner.
-_LOOKS_AHEAD_AFTER_S = 0.2
+_LOOKS_AHEAD_AFTER_S, _LOOKS_ON_AFTER_S = 0.2, 0.01
 
 
 class Cancelled(E2SamError):
@@ -153,10 +153,11 @@ class Engine:
             "seconds": float(predictor.seconds_predict),
         }, answer
 
-    def look_ahead(self) -> None:
-        """Make ready for a correction of the last mask, while nobody asks for anything."""
-        if self._last is not None and self._setting:
-            self._predictor.look_ahead(self._last)
+    def look_ahead(self) -> bool:
+        """Make ready for a correction of the last mask while nobody asks for anything; say whether there is more."""
+        if self._last is None or not self._setting:
+            return False
+        return bool(self._predictor.look_ahead(self._last))
 
     def shares(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
         """How much each selected channel decides inside a mask of the last prediction: shares that sum to 1."""
@@ -253,26 +254,27 @@ def serve(engine: Engine, reading: BinaryIO, writing: BinaryIO) -> None:
     cancelled: set[int] = set()
     thread = threading.Thread(target=_listen, args=(reading, requests, cancelled), daemon=True)
     thread.start()
-    looks_ahead = False
+    pause: float | None = None
     while True:
         try:
-            request = requests.get(timeout=_LOOKS_AHEAD_AFTER_S if looks_ahead else None)
+            request = requests.get(timeout=pause)
         except queue.Empty:
-            looks_ahead = False
-            _look_ahead(engine)
+            pause = _LOOKS_ON_AFTER_S if _look_ahead(engine) else None
             continue
         if request is None:
             break
-        looks_ahead = looks_ahead or request.what == "predict"
+        if pause is not None or request.what == "predict":
+            pause = _LOOKS_AHEAD_AFTER_S
         send(writing, _answer(engine, request, writing, cancelled))
     thread.join()
 
 
-def _look_ahead(engine: Engine) -> None:
+def _look_ahead(engine: Engine) -> bool:
     try:
-        engine.look_ahead()
+        return engine.look_ahead()
     except Exception:  # noqa: BLE001 - nobody asked for it; what fails here fails again, and is told, at the next click
         _log.exception("looking ahead failed")
+        return False
 
 
 def _listen(reading: BinaryIO, requests: queue.Queue[Message | None], cancelled: set[int]) -> None:

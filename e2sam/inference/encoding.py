@@ -88,6 +88,10 @@ class WindowEncoder:
                 self.seconds = time.perf_counter() - start
         return encoded
 
+    def has(self, plan: EncodingPlan, window: Box) -> bool:
+        """Whether a window's features are in memory."""
+        return self._windows.get((plan.source, window)) is not None
+
     def embed(self, plan: EncodingPlan, encoded: EncodedWindow) -> Tensor:
         """Embeddings (V, 256, h, w) of the selection of a plan in an encoded window; no encoder pass."""
         if plan.positions is None:

@@ -52,14 +52,15 @@ class _Current:
 class _Answer:
     """One prediction with what was asked, so that the next click on the same object can follow it.
 
-    `closer` is the window in which the object was, or with the next click will be, looked at closer.
+    `closer` are the windows in which its candidates, the best first, were or with the next click will be looked at
+    closer; None for those that are too large.
     """
 
     plan: EncodingPlan
     prompts: Prompts
     prediction: Prediction
     view: int
-    closer: Box | None = None
+    closer: tuple[Box | None, ...] = ()
 
     def gave(self, mask: NDArray[np.float32] | None) -> bool:
         return mask is not None and any(np.array_equal(mask, logits) for logits in self.prediction.logits)
@@ -289,38 +290,53 @@ class Predictor:
         before = self._followed(current, prompts)
         answer = self._from_afar(current, prompts, multimask, before, view)
         if self.close_ups:
-            window = self._closer_window(current, prompts, answer.prediction, before)
-            answer = replace(answer, closer=window)
+            answer = replace(answer, closer=self._closer_windows(current, prompts, answer.prediction, before))
         self._answers.append(answer)
-        if answer.closer is None or (prompts.box is None and len(prompts.points) < 2):
+        window = answer.closer[0] if answer.closer else None
+        if window is None or (prompts.box is None and len(prompts.points) < 2):
             return answer.prediction
-        return self._looked_closer(current, prompts, answer)
+        return self._looked_closer(current, prompts, answer, window)
 
-    def look_ahead(self, prediction: Prediction) -> None:
-        """Encode what a correction of this prediction will be looked at in: for the time until the next click."""
+    def look_ahead(self, prediction: Prediction) -> bool:
+        """Encode what a correction of this prediction may be looked at in: for the time until the next click.
+
+        One encoder pass at most; the most likely window first, then those of other candidates.
+
+        Returns
+        -------
+        bool
+            Whether there is more to encode.
+        """
         current = self._in_use()
         answers = [answer for answer in list(self._answers)[::-1] if answer.plan is current.plan]
         answer = next((answer for answer in answers if answer.gave(prediction.logits[prediction.best])), None)
-        if answer is not None and answer.closer is not None:
-            self._encoder.encode(current.plan.with_view(answer.view), answer.closer, on_disk=False)
+        if answer is None:
+            return False
+        plan = current.plan.with_view(answer.view)
+        wanted = [window for window in dict.fromkeys(answer.closer) if window and not self._encoder.has(plan, window)]
+        if wanted:
+            self._encoder.encode(plan, wanted[0], on_disk=False)
+        return len(wanted) > 1
 
-    def _closer_window(
+    def _closer_windows(
         self, current: _Current, prompts: Prompts, found: Prediction, before: _Answer | None
-    ) -> Box | None:
-        """Where to look closer at an object: where that was done before, if it still fits."""
-        named, box = prompt_box(prompts), found.mask_box()
-        if any(box):
-            around = (*np.minimum(box[:2], named[:2]).tolist(), *np.maximum(box[2:], named[2:]).tolist())
-        else:
+    ) -> tuple[Box | None, ...]:
+        """Where to look closer at each candidate, the best first: where that was done before, if it still fits."""
+        named, windows = prompt_box(prompts), current.windows
+        known = [] if before is None else [window for window in before.closer if window is not None]
+        chosen: list[Box | None] = []
+        for candidate in np.argsort(-found.scores, kind="stable").tolist():
+            box = found.mask_box(candidate)
             around = named
-        if before is not None and before.closer and current.windows.is_close_up(before.closer, around):
-            return before.closer
-        return current.windows.close_up(around, found.window)
+            if any(box):
+                around = (*np.minimum(box[:2], named[:2]).tolist(), *np.maximum(box[2:], named[2:]).tolist())
+            fitting = (window for window in known if windows.is_close_up(window, around))
+            chosen.append(next(fitting, None) or windows.close_up(around, found.window))
+        return tuple(chosen)
 
-    def _looked_closer(self, current: _Current, prompts: Prompts, answer: _Answer) -> Prediction:
+    def _looked_closer(self, current: _Current, prompts: Prompts, answer: _Answer, window: Box) -> Prediction:
         """The answer with the mask of a closer look at the object, where both looks agree."""
-        found, window = answer.prediction, answer.closer
-        assert window is not None
+        found = answer.prediction
         plan = current.plan.with_view(answer.view)
         encoded = self._encoder.encode(plan, window, on_disk=False)
         start = time.perf_counter()

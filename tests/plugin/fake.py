@@ -84,8 +84,9 @@ class FakePredictor:
     def refine(self, prompts: Prompts, box: Any, multimask: bool = False) -> FakePrediction:
         return self.predict_prompts(prompts, multimask)
 
-    def look_ahead(self, prediction: Any) -> None:
+    def look_ahead(self, prediction: Any) -> bool:
         self.ahead.append(prediction)
+        return False
 
     def channel_shares(self, prediction: Any, candidate: int | None = None) -> dict[str, float]:
         if len(self.channels) == 3:
