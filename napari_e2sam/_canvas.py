@@ -175,7 +175,7 @@ class Canvas:
     def _show_cropped(self, layer: Labels, mask: MaskCrop | None) -> None:
         assert self._own.scene is not None
         # As with prompts: a mask lies in the image, and its kind of pixels stays the same.
-        with self._own.writing(), layer.events.data.blocker():
+        with self._own.writing(), at_once(layer, extent=True), layer.events.data.blocker():
             if mask is None:
                 layer.data = np.zeros((1, 1), np.uint8)
                 return

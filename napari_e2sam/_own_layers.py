@@ -321,14 +321,16 @@ def _object_colours() -> CyclicLabelColormap:
 
 
 @contextmanager
-def at_once(layer: Points) -> Iterator[None]:
-    """Take several changes of a layer of points as one: napari slices and draws it again after each of them."""
+def at_once(layer: Layer, extent: bool = False) -> Iterator[None]:
+    """Take several changes of a layer as one: napari slices and draws it again after each of them.
+
+    Prompts lie in the image: they change no `extent`.
+    """
     try:
         with getattr(layer, "_block_refresh", nullcontext)():
             yield
     finally:
-        # Prompts lie in the image: they change no extent.
-        layer.refresh(thumbnail=False, extent=False)
+        layer.refresh(thumbnail=False, extent=extent)
 
 
 def _add_at_once(layer: Points) -> None:

@@ -159,7 +159,7 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     assert "left click" in window.widget.sections["prompts"].heading.text()
 
     # Which channel matters.
-    window.controller.prompts.leave_one_out()
+    window.panels.prompts.leave_one_out_asked.emit()
     window.wait(lambda: "without" in window.panels.prompts.bars._title)
 
     # The last object gone, the panel offers no export.
