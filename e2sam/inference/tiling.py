@@ -23,6 +23,8 @@ _OUTSIDE_LOGIT = -10.0
 _CLOSE_UP_EXTENT = 2.5
 _CLOSE_UP_EXTENTS = (1.6, 6.0)
 _SMALLEST_CLOSE_UP = 64
+# To read and normalize more pixels than such a square has takes longer than a user waits for a correction.
+_LARGEST_CLOSE_UP = 2048
 # Wider than this share of what was encoded before, it would show little more.
 _WIDEST_CLOSE_UP = 0.6
 # Close-ups start on multiples of such a share of their side.
@@ -97,7 +99,7 @@ class Windows:
         extent = max(box[2] - box[0], box[3] - box[1], 1.0) * _CLOSE_UP_EXTENT
         halvings = np.ceil(2 * np.log2(max(extent / _SMALLEST_CLOSE_UP, 1.0)))
         side = int(_SMALLEST_CLOSE_UP * 2 ** (halvings / 2))
-        if side > _WIDEST_CLOSE_UP * max(within[2] - within[0], within[3] - within[1]):
+        if side > min(_LARGEST_CLOSE_UP, _WIDEST_CLOSE_UP * max(within[2] - within[0], within[3] - within[1])):
             return None
         return self._square(box, side, side // _CLOSE_UP_STEPS)
 

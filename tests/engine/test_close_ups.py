@@ -144,3 +144,9 @@ def test_close_ups_hold_the_box_and_stay_inside(size: tuple[int, int], corners: 
     assert window[0] <= x0 and window[1] <= y0 and x1 <= window[2] and y1 <= window[3]
     assert window[0] >= 0 and window[1] >= 0 and window[2] <= width and window[3] <= height
     assert max(window[2] - window[0], window[3] - window[1]) <= 0.6 * max(size)
+
+
+def test_close_ups_of_huge_images_are_bounded() -> None:
+    windows = Windows((20_000, 20_000), 512)
+    assert windows.close_up((5000, 5000, 5700, 5600), windows.whole) is not None
+    assert windows.close_up((5000, 5000, 6000, 5600), windows.whole) is None
