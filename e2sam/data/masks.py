@@ -89,8 +89,15 @@ class MaskCrop:
             return cls(pixels, x0, y0)
         bits = bits.view()
         bits.flags.writeable = False
-        mask = cls(np.zeros((0, 0), bool), x0, y0)
-        mask.shape, mask._pixels, mask._bits = (height, width), None, bits
+        return cls._held(shape, None, bits, x0, y0)
+
+    @classmethod
+    def _held(
+        cls, shape: tuple[int, int], pixels: NDArray[np.bool_] | None, bits: NDArray[np.uint8] | None, x0: int, y0: int
+    ) -> MaskCrop:
+        """A mask held as it is given, as pixels or as bits."""
+        mask = cls.__new__(cls)
+        mask.shape, mask.x0, mask.y0, mask._pixels, mask._bits = shape, x0, y0, pixels, bits
         return mask
 
     def compact(self) -> MaskCrop:
@@ -124,9 +131,7 @@ class MaskCrop:
 
     def moved(self, right: int, down: int) -> MaskCrop:
         """The same mask, so many pixels further."""
-        mask = MaskCrop(np.zeros((0, 0), bool), self.x0 + right, self.y0 + down)
-        mask.shape, mask._pixels, mask._bits = self.shape, self._pixels, self._bits
-        return mask
+        return MaskCrop._held(self.shape, self._pixels, self._bits, self.x0 + right, self.y0 + down)
 
     @property
     def pixels(self) -> NDArray[np.bool_]:
