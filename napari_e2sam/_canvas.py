@@ -218,7 +218,23 @@ class Canvas:
             return
         layer = self._own.objects()
         self._has_labels = True
+        self._make_room(layer, labels)
         self._write(layer, box, labels)
+
+    def draw_object(self, mask: MaskCrop, number: int, covers: bool) -> None:
+        """Draw one more object where its mask is; it covers the others, or shows where none of them is."""
+        if self._own.scene is None:
+            return
+        x0, y0, x1, y1 = mask.box
+        there = self._own.objects().data[y0:y1, x0:x1]
+        shown = mask.pixels if covers else mask.pixels & (there == 0)
+        self.draw_labels(mask.box, np.where(shown, number, there))
+
+    def _make_room(self, layer: Labels, labels: NDArray[Any]) -> None:
+        """Have the layer hold numbers as large as those of `labels`."""
+        if labels.max(initial=0) > np.iinfo(layer.data.dtype).max:
+            with self._own.writing():
+                layer.data = layer.data.astype(np.int32)
 
     def draw_all_labels(self, labels: NDArray[Any] | None) -> None:
         """Write the whole objects layer, (H, W), or empty it; an empty one is left alone."""
@@ -226,6 +242,8 @@ class Canvas:
         if layer is None or (labels is None and not self._has_labels):
             return
         self._has_labels = labels is not None
+        if labels is not None:
+            self._make_room(layer, labels)
         with self._own.writing():
             layer.data[...] = 0 if labels is None else labels
             layer.refresh(extent=False)

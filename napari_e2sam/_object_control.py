@@ -259,12 +259,24 @@ class ObjectControl:
         if change.kind == "refresh":
             self._draw_all()
         here = [region.box for region in change.regions if (region.stack_id, region.plane) == session.place]
-        if here:
+        if here and not self._draw_new(change):
             self._waiting += squares_of(here)
             self._draw_waiting()
         if change.objects or change.has_classes or change.kind == "refresh":
             self._show_rows()
         self._show_history()
+
+    def _draw_new(self, change: Change) -> bool:
+        """Draw an object that has come, and nothing of the others; returns whether that was all that has changed."""
+        session = self._work.session
+        last = session.objects[-1] if session.objects else None
+        if last is None or change.objects != {last.id} or last.id in self._rows or self._waiting:
+            return False
+        x0, y0, x1, y1 = last.box
+        if max(x1 - x0, y1 - y0) > _PIECE:
+            return False
+        self._work.canvas.draw_object(session.file.mask(last.id), last.id, session.file.overlap == "newest")
+        return True
 
     def close(self) -> None:
         """Draw no more; the timer ends at its next turn."""

@@ -22,7 +22,6 @@ PROMPT_COLOURS = {1: "#3ddc6a", 0: "#ff4d4d"}
 """Colour of a point outside (0) and inside (1) of the object."""
 
 _OVER_NAMES = {"blink": "channel", "doubt": "next click", "composite": "model input"}
-_WIDE_IMAGE = 1 << 25
 # Past this many pixels, the layer of the current mask is cut to the mask: a texture of all of them takes long to make.
 _HUGE_IMAGE = 1 << 24
 # What napari's list of layers shows of one. At any other event of a layer it is laid out and drawn again as a whole.
@@ -193,13 +192,11 @@ class OwnLayers:
     # -- layers, made when they are first needed and again after the user deleted them -------------------------------
 
     def objects(self) -> Labels:
-        """The layer of accepted objects."""
+        """The layer of accepted objects; its numbers begin with 16 bits, of which napari draws the data themselves."""
         if "objects" not in self._layers:
             assert self.scene is not None
-            height, width = self.scene.size
-            dtype = np.uint16 if height * width > _WIDE_IMAGE else np.int32
             layer = Labels(
-                np.zeros((height, width), dtype),
+                np.zeros(self.scene.size, np.uint16),
                 name="objects",
                 opacity=0.6,
                 colormap=_object_colours(),

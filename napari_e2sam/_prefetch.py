@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from e2sam.errors import AxisError, E2SamError
+from napari_e2sam._priority import lower_process_priority
 
 __all__ = ["command", "environment", "main", "prefetch"]
 
@@ -81,8 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the task given as JSON."""
     from types import SimpleNamespace
 
-    if hasattr(os, "nice"):
-        os.nice(10)
+    lower_process_priority()
     from e2sam import Predictor, load_model, read_stack
     from e2sam.inference.disagreement import image_disagreement
 

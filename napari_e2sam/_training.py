@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from e2sam.errors import E2SamError
 from e2sam.training.config import TrainStep
+from napari_e2sam._priority import lower_process_priority
 
 __all__ = ["main", "run"]
 
@@ -94,6 +95,8 @@ def main() -> int:
     """Run the task on standard input; whatever else prints goes to standard error."""
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Whoever goes on annotating meanwhile is not to wait for it.
+    lower_process_priority()
     try:
         for message in run(json.loads(sys.stdin.readline())):
             _write(stream, message)

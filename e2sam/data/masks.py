@@ -201,9 +201,13 @@ class MaskCrop:
         shared = intersect(self.box, box)
         if shared is not None:
             left, top, right, bottom = shared
-            rows = self._rows(top - self.y0, bottom - self.y0)
-            window[top - y0 : bottom - y0, left - x0 : right - x0] = rows[:, left - self.x0 : right - self.x0]
+            window[top - y0 : bottom - y0, left - x0 : right - x0] = self.part(shared)
         return window
+
+    def part(self, box: Box) -> NDArray[np.bool_]:
+        """The pixels of a box that lies within that of the mask, (y1 - y0, x1 - x0) bool, to be read only."""
+        x0, y0, x1, y1 = box
+        return self._rows(y0 - self.y0, y1 - self.y0)[:, x0 - self.x0 : x1 - self.x0]
 
     def fits(self, size: tuple[int, int]) -> bool:
         """Whether the mask lies inside an image of `size` (height, width)."""

@@ -289,11 +289,14 @@ class Predictor:
         current = self._in_use()
         before = self._followed(current, prompts)
         answer = self._from_afar(current, prompts, multimask, before, view)
+        is_named = prompts.box is not None or len(prompts.points) > 1
         if self.close_ups:
-            answer = replace(answer, closer=self._closer_windows(current, prompts, answer.prediction, before))
+            closer = self._closer_windows(current, prompts, answer.prediction, before)
+            # Of an object that is named, the next click corrects the mask that was chosen.
+            answer = replace(answer, closer=closer[:1] if is_named else closer)
         self._answers.append(answer)
         window = answer.closer[0] if answer.closer else None
-        if window is None or (prompts.box is None and len(prompts.points) < 2):
+        if window is None or not is_named:
             return answer.prediction
         return self._looked_closer(current, prompts, answer, window)
 

@@ -108,6 +108,10 @@ def test_looking_ahead_spares_the_next_click_its_pass(tiny: E2SAM, tmp_path: Pat
     assert predictor.predict([(240, 240), (240, 236)], [1, 1], multimask=False).close_up is not None
     assert predictor.encoder_passes == passes
     assert cache.size_bytes() == on_disk > 0
+    # The next click on an object that is named corrects the mask that was chosen: other windows are not made ready.
+    elsewhere = Predictor(tiny, cache=False)
+    elsewhere.set_stack(discs(11)[0], tuple("RGB"))
+    assert not elsewhere.look_ahead(elsewhere.predict([(240, 240), (240, 236)], [1, 1]))
 
 
 def test_leaving_out_compares_what_was_seen_from_afar(tiny: E2SAM) -> None:

@@ -21,15 +21,18 @@ def scene(scale: tuple[float, float] = (1.0, 1.0)) -> Scene:
     return Scene(ChannelStack(np.zeros((2, *SIZE), np.uint8), (ChannelSpec("red"), ChannelSpec("depth"))), scale=scale)
 
 
-@pytest.mark.parametrize("is_wide", [False, True])
-def test_the_box_of_what_changed_is_drawn_and_no_more(is_wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_own_layers, "_WIDE_IMAGE", 0 if is_wide else SIZE[0] * SIZE[1])
+@pytest.mark.parametrize("first", [1, 70_000])
+def test_the_box_of_what_changed_is_drawn_and_no_more(first: int) -> None:
     canvas = Canvas(ViewerModel())
     canvas.open(scene())
     while not canvas.make_one():
         pass
     layer = canvas.objects_layer
-    assert layer is not None and layer.data.dtype == (np.uint16 if is_wide else np.int32)
+    assert layer is not None and layer.data.dtype == np.uint16
+    # The first number that 16 bits do not hold makes room for itself.
+    canvas.draw_labels((0, 0, 1, 1), np.array([[first]]))
+    assert layer.data[0, 0] == first
+    canvas.draw_labels((0, 0, 1, 1), np.array([[0]]))
     texture, drawn = layer._slice.image.view.copy(), []
 
     def draw(event: Any) -> None:
@@ -40,7 +43,7 @@ def test_the_box_of_what_changed_is_drawn_and_no_more(is_wide: bool, monkeypatch
     layer.events.labels_update.connect(draw)
     rng = np.random.default_rng(0)
     expected = np.zeros(SIZE, int)
-    for number in range(1, 9):
+    for number in range(first, first + 8):
         y0, x0 = (int(rng.integers(0, length - 9)) for length in SIZE)
         labels = rng.integers(0, 2, (9, 7)) * number
         canvas.draw_labels((x0, y0, x0 + 7, y0 + 9), labels)

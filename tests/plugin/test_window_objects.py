@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+import pytest
 from qtpy.QtCore import Qt
 
 from e2sam.data.masks import MaskCrop
@@ -188,6 +189,26 @@ def test_many_objects_at_once_are_all_drawn(window: Any, stack: ChannelStack) ->
         (0, 0, 20, 9),
         (600, 0, 610, 5),
     ]
+
+
+def test_one_object_more_is_drawn_as_the_session_holds_it(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    file, place = window.session.file, window.session.place
+    disc = np.hypot(*np.mgrid[-9:10, -9:10]) < 9
+    for policy in ("newest", "oldest"):
+        window.panels.objects.overlap_chosen.emit(policy)
+        for x in (10, 18, 26):
+            # Only its own pixels are asked for: beside thousands of objects, all labels of its box take long.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(file), "labels_in", lambda *_: pytest.fail("all objects were drawn"))
+                last = file.accept(*place, NewObject(MaskCrop(disc, x, 12)))
+            _agree(window)
+        # The same object again, smaller in the same box, is no object more.
+        ring = disc & (np.hypot(*np.mgrid[-9:10, -9:10]) > 5)
+        file.replace(last.id, NewObject(MaskCrop(ring, 26, 12)))
+        _agree(window)
+        file.undo()
+        _agree(window)
 
 
 def test_a_large_object_is_drawn_in_pieces() -> None:

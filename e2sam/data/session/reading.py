@@ -90,7 +90,7 @@ class ObjectReading(StackActions, SettingActions):
             if shared is not None:
                 left, top, right, bottom = shared
                 window = labels[top - y0 : bottom - y0, left - x0 : right - x0]
-                window[self._mask_of(record.mask_key).window(shared)] = record.id
+                window[self._mask_of(record.mask_key).part(shared)] = record.id
         return labels
 
     def object_at(self, stack_id: int, plane: Plane, x: float, y: float) -> int | None:
