@@ -47,10 +47,8 @@ def next_click(masks: Sequence[MaskCrop]) -> tuple[Box, NDArray[np.float32], tup
 def candidates_of(message: Message) -> tuple[Candidate, ...]:
     """The engine's masks as candidates of a draft."""
     found = []
-    for index, (score, box) in enumerate(zip(message.body["scores"], message.body["boxes"], strict=True)):
-        x0, y0, x1, y1 = box
-        bits = message.arrays[f"bits{index}"]
-        mask = MaskCrop.of_bits(bits, (y1 - y0, x1 - x0), x0, y0) if bits.size else None
+    for index, (score, area) in enumerate(zip(message.body["scores"], message.body["areas"], strict=True)):
+        mask = MaskCrop.from_bytes(message.arrays[f"mask{index}"].tobytes(), area) if area else None
         found.append(Candidate(mask, float(np.clip(score, 0.0, 1.0))))
     return tuple(found)
 

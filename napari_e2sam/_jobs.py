@@ -132,11 +132,15 @@ class EngineClient(QObject):
         """Whether a request is under way."""
         return bool(self._open)
 
+    def is_asked(self, lane: str) -> bool:
+        """Whether a request of a lane is under way."""
+        return any(request.lane == lane for request in self._open.values())
+
     def request(self, request: Request) -> None:
         """Send a request, or hold it while an older one of its lane is under way."""
         if self._closed:
             return
-        if request.lane and any(other.lane == request.lane for other in self._open.values()):
+        if request.lane and self.is_asked(request.lane):
             self._waiting[request.lane] = request
             return
         self._ticket += 1

@@ -23,9 +23,9 @@ __all__ = ["ObjectControl"]
 
 # Objects that change together are drawn by squares of this side, as many in one turn as fit into the time.
 _SQUARE = 512
-# A larger one is cut into pieces of this side: writing all of one that covers a large image would hold the window.
-_PIECE = 1024
-_DRAWING_S = 0.03
+# A larger one is cut into strips of so many pixels: writing all of one that covers a large image would hold the window.
+_STRIP = 1 << 20
+_DRAWING_S, _DRAWS_ON_AFTER_MS = 0.03, 5
 
 
 class ObjectControl:
@@ -38,8 +38,8 @@ class ObjectControl:
         self._waiting: list[Box] = []
         self._rows: dict[int, tuple[ObjectRecord, ObjectRow]] = {}
         self._drawing = QTimer()
-        self._drawing.setInterval(0)
-        self._drawing.timeout.connect(self._draw_waiting)
+        self._drawing.setInterval(_DRAWS_ON_AFTER_MS)
+        self._drawing.timeout.connect(self._draw_on)
         self._actions: dict[str, Callable[[], None]] = {
             "edit": self.edit,
             "delete": self.delete,
@@ -273,7 +273,7 @@ class ObjectControl:
         if last is None or change.objects != {last.id} or last.id in self._rows or self._waiting:
             return False
         x0, y0, x1, y1 = last.box
-        if max(x1 - x0, y1 - y0) > _PIECE:
+        if (x1 - x0) * (y1 - y0) > _STRIP:
             return False
         self._work.canvas.draw_object(session.file.mask(last.id), last.id, session.file.overlap == "newest")
         return True
@@ -295,6 +295,11 @@ class ObjectControl:
             self._drawing.start()
         else:
             self._drawing.stop()
+
+    def _draw_on(self) -> None:
+        """Take another turn of drawing, unless the user waits for a mask."""
+        if not self._work.engine.is_asked("predict"):
+            self._draw_waiting()
 
     def _draw_all(self) -> None:
         session = self._work.session
@@ -339,18 +344,18 @@ def squares_of(boxes: Iterable[Box]) -> list[Box]:
     large = []
     for box in boxes:
         if box[2] - box[0] > _SQUARE or box[3] - box[1] > _SQUARE:
-            large += _pieces_of(box)
+            large += _strips_of(box)
             continue
         key = box[0] // _SQUARE, box[1] // _SQUARE
         united[key] = unite(united[key], box) if key in united else box
     return [*large, *united.values()]
 
 
-def _pieces_of(box: Box) -> list[Box]:
+def _strips_of(box: Box) -> list[Box]:
+    """A box by whole rows: a mask is stored row by row, and so is what the graphics card is given."""
     x0, y0, x1, y1 = box
-    return [
-        (x, y, min(x + _PIECE, x1), min(y + _PIECE, y1)) for y in range(y0, y1, _PIECE) for x in range(x0, x1, _PIECE)
-    ]
+    rows = max(1, _STRIP // (x1 - x0))
+    return [(x0, y, x1, min(y + rows, y1)) for y in range(y0, y1, rows)]
 
 
 def objects_of(

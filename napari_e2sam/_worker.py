@@ -131,7 +131,7 @@ class Engine:
         }, matrices
 
     def predict(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
-        """Masks of one object, each cut to its bounding box and packed as `MaskCrop.of_bits` takes them."""
+        """Masks of one object, each as the bytes that `MaskCrop` reads and the session stores, and its area."""
         predictor = self._ready
         prompts = self._prompts(body, arrays)
         multimask = bool(body.get("multimask", True))
@@ -141,14 +141,12 @@ class Engine:
             prediction = predictor.predict_prompts(prompts, multimask, body.get("view"))
         self._last = prediction
         answer: Arrays = {"logits": np.asarray(prediction.logits, np.float32)}
-        boxes = []
-        for index in range(len(prediction.scores)):
-            crop = prediction.crop(index)
-            boxes.append([0, 0, 0, 0] if crop is None else [int(value) for value in crop.box])
-            answer[f"bits{index}"] = np.zeros(0, np.uint8) if crop is None else crop.bits
+        crops = [prediction.crop(index) for index in range(len(prediction.scores))]
+        for index, crop in enumerate(crops):
+            answer[f"mask{index}"] = np.frombuffer(b"" if crop is None else crop.to_bytes(), np.uint8)
         return {
             "scores": [float(score) for score in prediction.scores],
-            "boxes": boxes,
+            "areas": [0 if crop is None else crop.area for crop in crops],
             "channels": [str(name) for name in prediction.channels],
             "seconds": float(predictor.seconds_predict),
         }, answer

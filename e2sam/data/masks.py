@@ -46,7 +46,7 @@ def unite(first: Box, second: Box) -> Box:
 class MaskCrop:
     """A non-empty mask cut to its bounding box; never changed once it is made.
 
-    A large one that was stored or sent is held as its packed bits, and unpacked only where somebody looks at it.
+    A large one that was stored or sent is held as it came, and unpacked only where somebody looks at it.
 
     Parameters
     ----------
@@ -70,14 +70,17 @@ class MaskCrop:
     ((2, 1, 5, 3), 6)
     """
 
-    __slots__ = ("_bits", "_pixels", "shape", "x0", "y0")
+    __slots__ = ("_area", "_bits", "_deflated", "_pixels", "shape", "x0", "y0")
 
     def __init__(self, pixels: NDArray[np.bool_], x0: int, y0: int) -> None:
         self.shape: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.x0 = x0
         self.y0 = y0
         self._pixels: NDArray[np.bool_] | None = pixels
+        # Of a mask without pixels at hand: its bits, as `to_bytes` deflates them, or both; and what was counted.
         self._bits: NDArray[np.uint8] | None = None
+        self._deflated: bytes | None = None
+        self._area: int | None = None
 
     @classmethod
     def of_bits(cls, bits: NDArray[np.uint8], shape: tuple[int, int], x0: int, y0: int) -> MaskCrop:
@@ -89,20 +92,28 @@ class MaskCrop:
             return cls(pixels, x0, y0)
         bits = bits.view()
         bits.flags.writeable = False
-        return cls._held(shape, None, bits, x0, y0)
+        return cls._held(shape, x0, y0, bits=bits)
 
     @classmethod
     def _held(
-        cls, shape: tuple[int, int], pixels: NDArray[np.bool_] | None, bits: NDArray[np.uint8] | None, x0: int, y0: int
+        cls,
+        shape: tuple[int, int],
+        x0: int,
+        y0: int,
+        pixels: NDArray[np.bool_] | None = None,
+        bits: NDArray[np.uint8] | None = None,
+        deflated: bytes | None = None,
+        area: int | None = None,
     ) -> MaskCrop:
-        """A mask held as it is given, as pixels or as bits."""
+        """A mask held as it is given."""
         mask = cls.__new__(cls)
-        mask.shape, mask.x0, mask.y0, mask._pixels, mask._bits = shape, x0, y0, pixels, bits
+        mask.shape, mask.x0, mask.y0 = shape, x0, y0
+        mask._pixels, mask._bits, mask._deflated, mask._area = pixels, bits, deflated, area
         return mask
 
     def compact(self) -> MaskCrop:
         """The same mask, held as bits where it is large."""
-        is_held = self._bits is not None or self.shape[0] * self.shape[1] <= _MOST_UNPACKED
+        is_held = self._pixels is None or self._pixels.size <= _MOST_UNPACKED
         return self if is_held else MaskCrop.of_bits(self.bits, self.shape, self.x0, self.y0)
 
     @classmethod
@@ -131,23 +142,28 @@ class MaskCrop:
 
     def moved(self, right: int, down: int) -> MaskCrop:
         """The same mask, so many pixels further."""
-        return MaskCrop._held(self.shape, self._pixels, self._bits, self.x0 + right, self.y0 + down)
+        place = self.x0 + right, self.y0 + down
+        return MaskCrop._held(self.shape, *place, self._pixels, self._bits, self._deflated, self._area)
 
     @property
     def pixels(self) -> NDArray[np.bool_]:
-        """(h, w) bool; worked out at each call where the mask is held as bits."""
+        """(h, w) bool; worked out at each call where they are not at hand."""
         return self._rows(0, self.shape[0]) if self._pixels is None else self._pixels
 
     @property
     def bits(self) -> NDArray[np.uint8]:
         """The pixels packed by eight, row by row, as `numpy.packbits` does it."""
-        return np.packbits(self.pixels) if self._bits is None else self._bits
+        if self._pixels is not None:
+            return np.packbits(self._pixels)
+        if self._bits is None:
+            assert self._deflated is not None
+            self._bits = np.frombuffer(zlib.decompress(self._deflated), np.uint8)
+        return self._bits
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the mask takes."""
-        held = self._pixels if self._bits is None else self._bits
-        return 0 if held is None else held.nbytes
+        """Bytes of memory that the mask takes, or will take as soon as somebody looks at it."""
+        return -(-self.shape[0] * self.shape[1] // 8) if self._pixels is None else self._pixels.nbytes
 
     @property
     def is_fixed(self) -> bool:
@@ -163,30 +179,34 @@ class MaskCrop:
     @property
     def area(self) -> int:
         """Number of pixels."""
-        return int(np.count_nonzero(self.pixels)) if self._bits is None else _count_set(self._bits)
+        if self._pixels is not None:
+            return int(np.count_nonzero(self._pixels))
+        if self._area is None:
+            self._area = _count_set(self.bits)
+        return self._area
 
     def thinned(self, step: int) -> NDArray[np.bool_]:
         """The middle pixel of each `step` x `step` of them, (h / step, w / step) rounded up."""
         height, width = self.shape
         rows = np.minimum(np.arange(0, height, step) + step // 2, height - 1)
-        if self._bits is None:
-            lines = self.pixels[rows]
+        if self._pixels is not None:
+            lines = self._pixels[rows]
         elif width % 8:
             lines = np.concatenate([self._rows(row, row + 1) for row in rows.tolist()])
         else:
             # Rows that begin a byte need not be looked for one by one.
-            lines = np.unpackbits(self._bits.reshape(height, -1)[rows], axis=1).view(bool)
+            lines = np.unpackbits(self.bits.reshape(height, -1)[rows], axis=1).view(bool)
         found = lines[:, step // 2 :: step]
         is_short = found.shape[1] * step < width
         return np.ascontiguousarray(np.concatenate((found, lines[:, -1:]), axis=1) if is_short else found)
 
     def _rows(self, top: int, bottom: int) -> NDArray[np.bool_]:
         """Some whole rows of the pixels."""
-        if self._bits is None:
-            return self.pixels[top:bottom]
+        if self._pixels is not None:
+            return self._pixels[top:bottom]
         width = self.shape[1]
         first, end = top * width, bottom * width
-        found = np.unpackbits(self._bits[first // 8 : -(-end // 8)])[first % 8 :][: end - first]
+        found = np.unpackbits(self.bits[first // 8 : -(-end // 8)])[first % 8 :][: end - first]
         rows: NDArray[np.bool_] = found.reshape(bottom - top, width).view(bool)
         return rows
 
@@ -216,16 +236,21 @@ class MaskCrop:
 
     def to_bytes(self) -> bytes:
         """The mask as bytes: offset, size, and its bits packed by rows and deflated. Equal masks give equal bytes."""
-        return _HEADER.pack(_MAGIC, self.x0, self.y0, *self.shape) + zlib.compress(self.bits.tobytes(), 1)
+        deflated = self._deflated or zlib.compress(self.bits.tobytes(), 1)
+        if self._pixels is None:
+            self._deflated = deflated
+        return _HEADER.pack(_MAGIC, self.x0, self.y0, *self.shape) + deflated
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> MaskCrop:
-        """The mask that `to_bytes` wrote."""
+    def from_bytes(cls, data: bytes, area: int | None = None) -> MaskCrop:
+        """The mask that `to_bytes` wrote; `area` where it is known, so that nobody has to count."""
         magic, x0, y0, height, width = _HEADER.unpack_from(data)
         if magic != _MAGIC:
             raise PromptError(f"Expected a stored mask, got bytes that begin with {magic!r}.")
-        bits = np.frombuffer(zlib.decompress(data[_HEADER.size :]), np.uint8)
-        return cls.of_bits(bits, (height, width), x0, y0)
+        deflated = data[_HEADER.size :]
+        if height * width <= _MOST_UNPACKED:
+            return cls.of_bits(np.frombuffer(zlib.decompress(deflated), np.uint8), (height, width), x0, y0)
+        return cls._held((height, width), x0, y0, deflated=deflated, area=area)
 
 
 def _count_set(bits: NDArray[np.uint8]) -> int:

@@ -16,9 +16,10 @@ from e2sam.errors import E2SamError, PromptError
 from e2sam.inference.canvas import LabelCanvas
 from e2sam.inference.decoding import DecodedBatch
 from e2sam.inference.frame import Frame
-from e2sam.inference.prediction import Box, upsampled_crop
+from e2sam.inference.prediction import Box
 from e2sam.inference.predictor import Predictor
 from e2sam.inference.tiling import tiles_of
+from e2sam.inference.upsampling import upsampled_crop
 
 __all__ = ["AutomaticOptions", "AutomaticStep", "segment_everything", "segment_everything_steps"]
 

@@ -30,6 +30,16 @@ def test_a_mask_held_as_bits_is_the_mask(shape: tuple[int, int], seed: int, step
     assert (packed.box, packed.shape, packed.area) == (plain.box, plain.pixels.shape, plain.area)
     assert np.array_equal(packed.pixels, plain.pixels) and packed.pixels.dtype == bool
     assert packed.to_bytes() == plain.to_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "_MOST_UNPACKED", 0)
+        # What was stored is unpacked when somebody looks at it, and not to be stored or moved again.
+        patch.setattr(masks.zlib, "decompress", lambda data: pytest.fail("nobody has looked"))
+        stored = MaskCrop.from_bytes(plain.to_bytes(), plain.area)
+        assert (stored.box, stored.area, stored.nbytes) == (plain.box, plain.area, packed.nbytes)
+        assert stored.to_bytes() == plain.to_bytes()
+        assert stored.moved(3, 4).to_bytes() == plain.moved(3, 4).to_bytes()
+    assert np.array_equal(stored.pixels, plain.pixels) and np.array_equal(stored.thinned(step), plain.thinned(step))
+    assert MaskCrop.from_bytes(plain.to_bytes()).area == plain.area
     rng = np.random.default_rng(seed)
     x0, y0 = (int(value) for value in rng.integers(0, 40, 2))
     box = (x0, y0, x0 + int(rng.integers(1, 40)), y0 + int(rng.integers(1, 40)))

@@ -11,7 +11,8 @@ from torch import nn
 
 from e2sam.data.masks import MaskCrop
 from e2sam.inference.frame import Frame
-from e2sam.inference.prediction import Prediction, crops_iou, packed_bands, upsampled_crop
+from e2sam.inference.prediction import Prediction, crops_iou
+from e2sam.inference.upsampling import tight_mask, upsampled_crop
 from e2sam.modeling.build import teacher_config
 
 
@@ -20,7 +21,7 @@ from e2sam.modeling.build import teacher_config
 def test_masks_are_those_of_two_bilinear_steps(
     size: tuple[int, int], most_dense: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("e2sam.inference.prediction._MOST_DENSE", most_dense)
+    monkeypatch.setattr("e2sam.inference.upsampling._MOST_DENSE", most_dense)
     config = teacher_config("vit_test")
     frame = Frame.of(size, config)
     coarse = torch.from_numpy(np.random.default_rng(3).random((1, 1, 9, 9)))
@@ -41,18 +42,15 @@ def test_masks_are_those_of_two_bilinear_steps(
 @given(
     shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     margins=st.tuples(*[st.integers(0, 20)] * 4),
-    rows=st.integers(1, 20),
     seed=st.integers(0, 999),
 )
-def test_masks_by_bands_are_the_masks(
-    shape: tuple[int, int], margins: tuple[int, int, int, int], rows: int, seed: int
+def test_masks_of_packed_rows_are_cut_to_what_is_set(
+    shape: tuple[int, int], margins: tuple[int, int, int, int], seed: int
 ) -> None:
     mask = np.pad(np.random.default_rng(seed).random(shape) < 0.3, (margins[:2], margins[2:]))
-    height, width = mask.shape
-    bands = (mask[start : start + rows] for start in range(0, height, rows))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("e2sam.inference.prediction._BAND_PIXELS", 64)
-        found = packed_bands(bands, height, width, (3, 5))
+        patch.setattr("e2sam.inference.upsampling._BAND_PIXELS", 64)
+        found = tight_mask(np.packbits(mask, axis=1), mask.shape[1], (3, 5))
     if not mask.any():
         assert found is None
         return

@@ -66,9 +66,10 @@ def test_of_waiting_requests_only_the_newest_is_asked(engine: Any, qtbot: Any) -
         client.request(
             Request("echo", {"value": value}, done=lambda message: got.append(message.body["value"]), lane="predict")
         )
+    assert client.is_asked("predict") and not client.is_asked("hover")
     slow.go.set()
     qtbot.waitUntil(lambda: got == [0, 4], timeout=5000)
-    assert slow.asked == [0, 4]
+    assert slow.asked == [0, 4] and not client.is_asked("predict")
     assert not client.is_busy
 
 

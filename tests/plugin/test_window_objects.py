@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session import NewObject
 from e2sam.data.stack import ChannelStack
+from napari_e2sam import _object_control
 from napari_e2sam._object_control import squares_of
 from napari_e2sam.widgets.export import ExportRequest
 
@@ -211,12 +212,31 @@ def test_one_object_more_is_drawn_as_the_session_holds_it(window: Any, stack: Ch
         _agree(window)
 
 
-def test_a_large_object_is_drawn_in_pieces() -> None:
+def test_drawing_goes_on_after_a_mask_that_is_waited_for(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.open(stack)
+    monkeypatch.setattr(_object_control, "_SQUARE", 8)
+    monkeypatch.setattr(_object_control, "_DRAWING_S", 0.0)
+    asked: list[str] = []
+    monkeypatch.setattr(window.controller.work.engine, "is_asked", lambda lane: not asked.append(lane))
+    disc = MaskCrop(np.ones((5, 5), bool), 8, 8)
+    new = [NewObject(disc.moved(16 * step, 0), origin="automatic") for step in range(4)]
+    window.session.file.accept_many(*window.session.place, new)
+    window.wait(lambda: len(asked) > 5)
+    # The first turn was at once; no other one has come.
+    assert np.unique(_labels(window)).size == 2 and set(asked) == {"predict"}
+    monkeypatch.setattr(window.controller.work.engine, "is_asked", lambda lane: False)
+    window.wait(lambda: _labels(window).max() == 4)
+    _agree(window)
+
+
+def test_a_large_object_is_drawn_in_strips() -> None:
     box = (5, 10, 2500, 1900)
-    pieces = squares_of([box])
-    assert len(pieces) == 6
-    assert max(max(x1 - x0, y1 - y0) for x0, y0, x1, y1 in pieces) <= 1024
+    strips = squares_of([box])
+    assert len(strips) == 5
+    assert max((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in strips) <= 1 << 20
     covered = np.zeros((2000, 2600), np.uint8)
-    for x0, y0, x1, y1 in pieces:
+    for x0, y0, x1, y1 in strips:
         covered[y0:y1, x0:x1] += 1
     assert covered.max() == 1 and covered.sum() == covered[10:1900, 5:2500].sum() == 2495 * 1890
