@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ class Prediction:
     def best(self) -> int:
         """Index of the candidate with the best predicted quality."""
         return int(np.argmax(self.scores))
+
+    def with_close_up(self, close_up: CloseUp, scores: NDArray[np.float32]) -> Prediction:
+        """The same with a closer look, and the qualities that are predicted with it."""
+        kept = {index: crop for index, crop in self._crops.items() if index not in close_up.logits}
+        return replace(self, scores=scores, close_up=close_up, _crops=kept)
 
     def crop(self, candidate: int | None = None) -> MaskCrop | None:
         """A candidate (the best if None) cut to its bounding box; None if it is empty.

@@ -351,7 +351,7 @@ class Predictor:
         close_up = CloseUp({found.best: logits[0, 0]}, encoded.frame, window)
         # Of several candidates the order stays.
         quality = scores[0] if len(found) == 1 else found.scores
-        closer = replace(found, scores=quality, close_up=close_up, _crops={})
+        closer = found.with_close_up(close_up, quality)
         agree = crops_iou(found.mask_crop(), closer.mask_crop()) >= _CLOSER_AGREES
         self.seconds_predict += time.perf_counter() - start
         return closer if agree else found
