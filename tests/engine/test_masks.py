@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,3 +68,9 @@ def test_large_masks_are_held_as_bits_that_nobody_changes() -> None:
     mask = MaskCrop.of_bits(bits, (1100, 1000), 0, 0)
     with pytest.raises(ValueError, match="read-only"):
         mask.bits[0] = 0
+
+
+def test_a_damaged_head_asks_for_no_memory() -> None:
+    data = MaskCrop.of(np.ones((3, 3), bool)).to_bytes()
+    huge = MaskCrop.from_bytes(data[:10] + struct.pack("<II", 2**32 - 1, 2**32 - 1) + data[18:])
+    assert huge.bits.size == 2
