@@ -163,7 +163,7 @@ class MaskCrop:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the mask takes, or will take as soon as somebody looks at it."""
-        return -(-self.shape[0] * self.shape[1] // 8) if self._pixels is None else self._pixels.nbytes
+        return _num_packed(self.shape) if self._pixels is None else self._pixels.nbytes
 
     @property
     def is_fixed(self) -> bool:
@@ -253,10 +253,15 @@ class MaskCrop:
         return cls._held((height, width), x0, y0, deflated=deflated, area=area)
 
 
+def _num_packed(shape: tuple[int, int]) -> int:
+    """Bytes that the bits of a mask fill."""
+    return -(-shape[0] * shape[1] // 8)
+
+
 def _inflated(deflated: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """The bits of a mask of `shape`, read-only; told how many there are, zlib is four times as fast on a large one."""
+    """The bits of a mask of `shape`, read-only; zlib is told how many, or it moves them again and again."""
     # What a damaged head tells is not believed: nothing deflates to less than 1 / 1032.
-    size = min(-(-shape[0] * shape[1] // 8), 1032 * len(deflated))
+    size = min(_num_packed(shape), 1032 * len(deflated))
     return np.frombuffer(zlib.decompress(deflated, bufsize=max(1, size)), np.uint8)
 
 
