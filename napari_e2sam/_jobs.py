@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from napari_e2sam._wire import LineBuffer, Message, receive, send
 __all__ = ["Channel", "EngineClient", "Request", "Tasks", "Training", "start_process", "start_thread"]
 
 _log = logging.getLogger(__name__)
+# Long enough for another thread to wake up.
+_YIELD_S = 0.0003
 _TRAINING = ("-m", "napari_e2sam._training")
 
 
@@ -146,6 +149,8 @@ class EngineClient(QObject):
         self._ticket += 1
         self._open[self._ticket] = request
         self._outgoing.put(Message(request.what, self._ticket, request.body, request.arrays))
+        # The thread that writes needs the interpreter's lock, and would wait 5 ms for this one to give it up.
+        time.sleep(_YIELD_S)
         if len(self._open) == 1:
             self.busy_changed.emit(True)
 

@@ -30,7 +30,9 @@ _log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[Any]]
 Answer = tuple[dict[str, Any], Arrays]
 # The processor is the window's while it draws a mask, and the user's next click is not there sooner.
-_LOOKS_AHEAD_AFTER_S, _LOOKS_ON_AFTER_S = 0.2, 0.01
+_LOOKS_AHEAD_AFTER_S = 0.1
+# What tells which mask the user sees.
+_SHOWN_BY = ("predict", "shares")
 
 
 class Cancelled(E2SamError):
@@ -74,6 +76,8 @@ class Engine:
         self._key = ""
         self._setting: tuple[Any, ...] = ()
         self._last: Any = None
+        # The candidate of the last prediction that the user sees; None for the best.
+        self._shown: int | None = None
 
     def models(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
         """Models that can be loaded by name."""
@@ -139,7 +143,7 @@ class Engine:
             prediction = predictor.refine(prompts, body["around"], multimask)
         else:
             prediction = predictor.predict_prompts(prompts, multimask, body.get("view"))
-        self._last = prediction
+        self._last, self._shown = prediction, None
         answer: Arrays = {"logits": np.asarray(prediction.logits, np.float32)}
         crops = [prediction.crop(index) for index in range(len(prediction.scores))]
         for index, crop in enumerate(crops):
@@ -151,17 +155,17 @@ class Engine:
             "seconds": float(predictor.seconds_predict),
         }, answer
 
-    def look_ahead(self) -> bool:
-        """Make ready for a correction of the last mask while nobody asks for anything; say whether there is more."""
-        if self._last is None or not self._setting:
-            return False
-        return bool(self._predictor.look_ahead(self._last))
+    def look_ahead(self) -> None:
+        """Make ready for a correction of the mask that the user sees, while nobody asks for anything."""
+        if self._last is not None and self._setting:
+            self._predictor.look_ahead(self._last, self._shown)
 
     def shares(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
         """How much each selected channel decides inside a mask of the last prediction: shares that sum to 1."""
         if self._last is None:
             raise PromptError("Expected a mask, got none: click on an object first.")
-        shares = self._ready.channel_shares(self._last, body["candidate"])
+        self._shown = body["candidate"]
+        shares = self._ready.channel_shares(self._last, self._shown)
         return {"shares": {str(name): float(share) for name, share in shares.items()}}, {}
 
     def leave_one_out(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
@@ -257,22 +261,22 @@ def serve(engine: Engine, reading: BinaryIO, writing: BinaryIO) -> None:
         try:
             request = requests.get(timeout=pause)
         except queue.Empty:
-            pause = _LOOKS_ON_AFTER_S if _look_ahead(engine) else None
+            _look_ahead(engine)
+            pause = None
             continue
         if request is None:
             break
-        if pause is not None or request.what == "predict":
+        if pause is not None or request.what in _SHOWN_BY:
             pause = _LOOKS_AHEAD_AFTER_S
         send(writing, _answer(engine, request, writing, cancelled))
     thread.join()
 
 
-def _look_ahead(engine: Engine) -> bool:
+def _look_ahead(engine: Engine) -> None:
     try:
-        return engine.look_ahead()
+        engine.look_ahead()
     except Exception:  # noqa: BLE001 - nobody asked for it; what fails here fails again, and is told, at the next click
         _log.exception("looking ahead failed")
-        return False
 
 
 def _listen(reading: BinaryIO, requests: queue.Queue[Message | None], cancelled: set[int]) -> None:

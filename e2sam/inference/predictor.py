@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import CheckpointError, PromptError, StackError
+from e2sam.inference.closer import closer_windows, look_closer, make_ready
 from e2sam.inference.decoding import DecodedBatch, decode_batch, decode_prompts
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
@@ -22,7 +23,7 @@ from e2sam.inference.explaining import shares_in, weights_in
 from e2sam.inference.frame import Frame
 from e2sam.inference.plan import EncodingPlan, MissingPolicy, Recipes, Scene, View
 from e2sam.inference.prediction import Box, CloseUp, Prediction, crops_iou
-from e2sam.inference.tiling import Windows, logits_in_window, prompt_box, shifted
+from e2sam.inference.tiling import Windows, logits_in_window, shifted
 from e2sam.modeling.e2sam import E2SAM
 
 __all__ = ["Prediction", "Predictor"]
@@ -31,8 +32,6 @@ __all__ = ["Prediction", "Predictor"]
 _VIEW_HYSTERESIS = 0.05
 # A wider window is believed where one of its candidates agrees with what was seen so far.
 _WIDER_AGREES = 0.5
-# A closer look is believed where it agrees with what was seen from afar.
-_CLOSER_AGREES = 0.5
 _REMEMBERED = 8
 
 
@@ -53,14 +52,14 @@ class _Answer:
     """One prediction with what was asked, so that the next click on the same object can follow it.
 
     `closer` are the windows in which its candidates, the best first, were or with the next click will be looked at
-    closer; None for those that are too large.
+    closer.
     """
 
     plan: EncodingPlan
     prompts: Prompts
     prediction: Prediction
     view: int
-    closer: tuple[Box | None, ...] = ()
+    closer: Mapping[int, Box] = field(default_factory=dict)
 
     def gave(self, mask: NDArray[np.float32] | None) -> bool:
         return mask is not None and any(np.array_equal(mask, logits) for logits in self.prediction.logits)
@@ -291,70 +290,47 @@ class Predictor:
         answer = self._from_afar(current, prompts, multimask, before, view)
         is_named = prompts.box is not None or len(prompts.points) > 1
         if self.close_ups:
-            closer = self._closer_windows(current, prompts, answer.prediction, before)
+            found = answer.prediction
             # Of an object that is named, the next click corrects the mask that was chosen.
-            answer = replace(answer, closer=closer[:1] if is_named else closer)
+            likely = [found.best] if is_named else np.argsort(-found.scores, kind="stable").tolist()
+            known = before.closer.values() if before is not None else ()
+            answer = replace(answer, closer=closer_windows(current.windows, prompts, found, likely, known))
         self._answers.append(answer)
-        window = answer.closer[0] if answer.closer else None
+        window = answer.closer.get(answer.prediction.best)
         if window is None or not is_named:
             return answer.prediction
         return self._looked_closer(current, prompts, answer, window)
 
-    def look_ahead(self, prediction: Prediction) -> bool:
-        """Encode what a correction of this prediction may be looked at in: for the time until the next click.
+    def look_ahead(self, prediction: Prediction, candidate: int | None = None) -> None:
+        """Make ready what a correction of a candidate (None: the best) may need: for the time until the next click.
 
-        One encoder pass at most; the most likely window first, then those of other candidates.
-
-        Returns
-        -------
-        bool
-            Whether there is more to encode.
+        One encoder pass and one decoder call at most, in the window where the object will be looked at closer.
         """
         current = self._in_use()
         answers = [answer for answer in list(self._answers)[::-1] if answer.plan is current.plan]
         answer = next((answer for answer in answers if answer.gave(prediction.logits[prediction.best])), None)
         if answer is None:
-            return False
+            return
+        likely = (answer.closer.get(prediction.best if candidate is None else candidate), *answer.closer.values())
+        window = next((window for window in likely if window is not None), None)
         plan = current.plan.with_view(answer.view)
-        wanted = [window for window in dict.fromkeys(answer.closer) if window and not self._encoder.has(plan, window)]
-        if wanted:
-            self._encoder.encode(plan, wanted[0], on_disk=False)
-        return len(wanted) > 1
-
-    def _closer_windows(
-        self, current: _Current, prompts: Prompts, found: Prediction, before: _Answer | None
-    ) -> tuple[Box | None, ...]:
-        """Where to look closer at each candidate, the best first: where that was done before, if it still fits."""
-        named, windows = prompt_box(prompts), current.windows
-        known = [] if before is None else [window for window in before.closer if window is not None]
-        chosen: list[Box | None] = []
-        for candidate in np.argsort(-found.scores, kind="stable").tolist():
-            box = found.mask_box(candidate)
-            around = named
-            if any(box):
-                around = (*np.minimum(box[:2], named[:2]).tolist(), *np.maximum(box[2:], named[2:]).tolist())
-            fitting = (window for window in known if windows.is_close_up(window, around))
-            chosen.append(next(fitting, None) or windows.close_up(around, found.window))
-        return tuple(chosen)
+        if window is None or self._encoder.has(plan, window):
+            return
+        encoded = self._encoder.encode(plan, window, on_disk=False)
+        embedding = self._encoder.embed(plan, encoded)
+        with self._decoder_lock:
+            make_ready(self.model, embedding, encoded, answer.prompts)
 
     def _looked_closer(self, current: _Current, prompts: Prompts, answer: _Answer, window: Box) -> Prediction:
         """The answer with the mask of a closer look at the object, where both looks agree."""
-        found = answer.prediction
         plan = current.plan.with_view(answer.view)
         encoded = self._encoder.encode(plan, window, on_disk=False)
         start = time.perf_counter()
-        seen = logits_in_window(found.logits[found.best], found, window, encoded.frame)
-        local = shifted(replace(prompts, mask=seen), window)
         embedding = self._encoder.embed(plan, encoded)
         with self._decoder_lock:
-            logits, scores = decode_prompts(self.model, embedding, encoded.frame, local, False)
-        close_up = CloseUp({found.best: logits[0, 0]}, encoded.frame, window)
-        # Of several candidates the order stays.
-        quality = scores[0] if len(found) == 1 else found.scores
-        closer = found.with_close_up(close_up, quality)
-        agree = crops_iou(found.mask_crop(), closer.mask_crop()) >= _CLOSER_AGREES
+            closer = look_closer(self.model, embedding, encoded, prompts, answer.prediction)
         self.seconds_predict += time.perf_counter() - start
-        return closer if agree else found
+        return closer
 
     def _from_afar(
         self, current: _Current, prompts: Prompts, multimask: bool, before: _Answer | None, view: Box | None

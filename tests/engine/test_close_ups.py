@@ -89,7 +89,7 @@ def test_a_box_names_an_object_too(tiny: E2SAM) -> None:
 
 def test_a_view_that_disagrees_is_not_believed(tiny: E2SAM, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = predictor_of(tiny, 11)
-    monkeypatch.setattr("e2sam.inference.predictor._CLOSER_AGREES", 1.01)
+    monkeypatch.setattr("e2sam.inference.closer._AGREES", 1.01)
     assert predictor.predict([(240, 240), (240, 236)], [1, 1], multimask=False).close_up is None
 
 
@@ -99,19 +99,30 @@ def test_looking_ahead_spares_the_next_click_its_pass(tiny: E2SAM, tmp_path: Pat
     predictor.set_stack(discs(11)[0], tuple("RGB"))
     on_disk = cache.size_bytes()
     first = predictor.predict([(240, 240)])
-    turns = 1
-    while predictor.look_ahead(first):
-        turns += 1
-    # One window for each candidate at most; when all are there, nothing is left to do.
-    assert turns <= 3 and not predictor.look_ahead(first)
+    before = predictor.encoder_passes
+    for candidate in (None, *range(len(first)), None):
+        predictor.look_ahead(first, candidate)
+    # One window for each candidate at most; what is there is not encoded again.
     passes = predictor.encoder_passes
+    assert before < passes <= before + len(first)
     assert predictor.predict([(240, 240), (240, 236)], [1, 1], multimask=False).close_up is not None
     assert predictor.encoder_passes == passes
     assert cache.size_bytes() == on_disk > 0
-    # The next click on an object that is named corrects the mask that was chosen: other windows are not made ready.
-    elsewhere = Predictor(tiny, cache=False)
-    elsewhere.set_stack(discs(11)[0], tuple("RGB"))
-    assert not elsewhere.look_ahead(elsewhere.predict([(240, 240), (240, 236)], [1, 1]))
+
+
+def test_looking_ahead_takes_what_is_likely(tiny: E2SAM) -> None:
+    predictor = predictor_of(tiny, 11)
+    predictor.look_ahead(predictor.predict([(240, 240)]))
+    # The best mask may be too large to be looked at closer; then the next one is made ready. Never two unasked.
+    passes = predictor.encoder_passes
+    assert passes == 2
+    # The next click on an object that is named corrects the mask that was chosen, whose window is there.
+    predictor.look_ahead(predictor.predict([(240, 240), (240, 236)], [1, 1]))
+    assert predictor.encoder_passes == passes
+    # Of another stack nothing is known: no error.
+    other = predictor_of(tiny, 11)
+    other.look_ahead(predictor.predict([(240, 240)]))
+    assert other.encoder_passes == 1
 
 
 def test_leaving_out_compares_what_was_seen_from_afar(tiny: E2SAM) -> None:

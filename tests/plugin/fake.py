@@ -84,9 +84,8 @@ class FakePredictor:
     def refine(self, prompts: Prompts, box: Any, multimask: bool = False) -> FakePrediction:
         return self.predict_prompts(prompts, multimask)
 
-    def look_ahead(self, prediction: Any) -> bool:
-        self.ahead.append(prediction)
-        return False
+    def look_ahead(self, prediction: Any, candidate: int | None = None) -> None:
+        self.ahead.append((prediction, candidate))
 
     def channel_shares(self, prediction: Any, candidate: int | None = None) -> dict[str, float]:
         if len(self.channels) == 3:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake import fake_engine
 
 from e2sam.errors import PromptError
 from napari_e2sam import _jobs
 from napari_e2sam._jobs import EngineClient, Request, Tasks, Training, start_process, start_thread
 from napari_e2sam._wire import Message
+from napari_e2sam._worker import Job
 
 
 class SlowEngine:
@@ -26,11 +28,13 @@ class SlowEngine:
     def predict(self, body: Any, arrays: Any, job: Any) -> Any:
         return {}, {}
 
-    def look_ahead(self) -> bool:
+    def shares(self, body: Any, arrays: Any, job: Any) -> Any:
+        return {}, {}
+
+    def look_ahead(self) -> None:
         self.looked_ahead += 1
-        if self.looked_ahead == 3:
+        if self.looked_ahead == 2:
             raise RuntimeError("nobody asked for this")
-        return True
 
     def echo(self, body: Any, arrays: Any, job: Any) -> Any:
         self.asked.append(body["value"])
@@ -103,13 +107,37 @@ def test_the_engine_looks_ahead_after_a_mask_and_only_when_idle(engine: Any, qtb
     qtbot.wait(500)
     assert slow.looked_ahead == 0
     client.request(Request("predict"))
-    qtbot.waitUntil(lambda: slow.looked_ahead == 3, timeout=5000)
-    # What fails there is nobody's business, and the next request is answered.
+    qtbot.waitUntil(lambda: slow.looked_ahead == 1, timeout=5000)
+    qtbot.wait(500)
+    assert slow.looked_ahead == 1
+    # Another mask is shown. What fails there is nobody's business, and the next request is answered.
+    client.request(Request("shares"))
+    qtbot.waitUntil(lambda: slow.looked_ahead == 2, timeout=5000)
     got: list[Message] = []
     client.request(Request("echo", {"value": 2}, done=got.append))
     qtbot.waitUntil(lambda: len(got) == 1, timeout=5000)
     qtbot.wait(500)
-    assert slow.looked_ahead == 3
+    assert slow.looked_ahead == 2
+
+
+def test_the_engine_looks_ahead_at_the_candidate_that_is_shown() -> None:
+    engine = fake_engine()
+    job = Job(lambda share, text: None, lambda: False)
+    engine.load({"name": "tiny"}, {}, job)
+    channels = [{"name": name} for name in "ab"]
+    engine.prepare(
+        {"stack": {"channels": channels}, "key": "1", "channels": ["a", "b"], "recipes": []},
+        {"data": np.zeros((2, 40, 40), np.float32)},
+        job,
+    )
+    engine.look_ahead()
+    engine.predict({"points": [[20, 20]], "labels": [1]}, {}, job)
+    engine.look_ahead()
+    engine.shares({"candidate": 2}, {}, job)
+    engine.look_ahead()
+    engine.predict({"points": [[20, 20], [21, 20]], "labels": [1, 1]}, {}, job)
+    engine.look_ahead()
+    assert [candidate for _, candidate in engine._predictor.ahead] == [None, 2, None]
 
 
 def test_long_work_reports_and_stops(engine: Any, qtbot: Any) -> None:
