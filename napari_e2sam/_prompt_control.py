@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
+from e2sam.data.likely import likely_candidate
 from e2sam.data.prompts import Prompts
-from e2sam.data.session import Change, Conditions, Draft
+from e2sam.data.session import Candidate, Change, Conditions, Draft
 from e2sam.errors import E2SamError
 from napari_e2sam._candidates import candidates_of, next_click, request_of, same_prompts, usable_prompts
 from napari_e2sam._frames import FrameHold
@@ -31,6 +33,8 @@ _HINTS = {
     "move": "drag points, or select and press Delete",
     "": "another layer is active, Points (P) goes on here",
 }
+# Of the objects accepted before, how many say what the next click means.
+_COUNTED = 20
 # A mask that takes longer than this is drawn after its point, and not with it.
 _MOST_HELD_MS = 150
 
@@ -231,11 +235,22 @@ class PromptControl:
         if session.place != place or not same_prompts(session.draft.prompts, prompts):
             return
         candidates = candidates_of(message)
-        best = int(np.argmax([candidate.score for candidate in candidates]))
+        best = self._likely(candidates)
         self._answered = _Answered(prompts.points, message.arrays["logits"])
         self._work.say("", "info")
         self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions, prompts))
         self._frames.release()
+
+    def _likely(self, candidates: Sequence[Candidate]) -> int:
+        """The candidate to show: the best, or the one of the size of the objects of this class clicked before."""
+        session = self._work.session
+        accepted = [
+            record.area
+            for record in session.file.objects()
+            if record.class_id == session.class_id and record.origin == "prompt"
+        ]
+        areas = [0 if candidate.mask is None else candidate.mask.area for candidate in candidates]
+        return likely_candidate([candidate.score for candidate in candidates], areas, accepted[-_COUNTED:])
 
     def close(self) -> None:
         """Hold nothing of the window back any more."""

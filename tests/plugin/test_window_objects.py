@@ -240,3 +240,21 @@ def test_a_large_object_is_drawn_in_strips() -> None:
     for x0, y0, x1, y1 in strips:
         covered[y0:y1, x0:x1] += 1
     assert covered.max() == 1 and covered.sum() == covered[10:1900, 5:2500].sum() == 2495 * 1890
+
+
+def test_the_candidate_of_the_size_of_the_objects_before_is_shown(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    chosen = []
+    for number, (x, y) in enumerate(((20, 20), (60, 20), (20, 60), (60, 60))):
+        window.click(x, y)
+        chosen.append(window.session.draft.chosen)
+        window.controller.do("candidate 0")
+        window.controller.do("accept")
+        assert len(window.session.objects) == number + 1
+    # Three small ones were accepted, though the middle size is the best each time.
+    assert chosen == [1, 1, 1, 0]
+    # Objects of another class say nothing.
+    window.controller.classes.add("cell")
+    window.controller.classes.choose("cell")
+    window.click(40, 40)
+    assert window.session.draft.chosen == 1
