@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
+from napari_e2sam._napari_keys import NapariKeys
 from napari_e2sam._object_control import ObjectControl
 from napari_e2sam._own_layers import bind_all, prepare
 from napari_e2sam._preferences import Preferences, read_preferences, write_preferences
@@ -27,7 +28,7 @@ from napari_e2sam._recipe_control import RecipeControl
 from napari_e2sam._reopen_control import ReopenControl
 from napari_e2sam._sample_data import motorcycle
 from napari_e2sam._session import SessionModel
-from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, shortcuts_with
+from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, same_key, shortcuts_with
 from napari_e2sam._stack_control import StackControl
 from napari_e2sam._state import Workplace
 from napari_e2sam._worklist_control import WorklistControl
@@ -101,6 +102,8 @@ class Controller:
         self._actions = self._named_actions()
         self.preferences = Preferences()
         self.shortcuts: tuple[Shortcut, ...] = tuple(SHORTCUTS)
+        self._keys = NapariKeys(panels.stack)
+        self._keys.changed.connect(self._on_keys)
         self._bind()
         self._prefer(panels)
         if self.session.file.message:
@@ -122,6 +125,7 @@ class Controller:
         self._is_closed = True
         atexit.unregister(self.close)
         self._unbind()
+        self._keys.close()
         self.learning.close()
         self.worklist.close()
         self.objects.close()
@@ -183,9 +187,26 @@ class Controller:
         """
         shortcuts = shortcuts_with(preferences.keys)
         write_preferences(preferences)
+        self._take(preferences, shortcuts)
+
+    def _take(self, preferences: Preferences, shortcuts: tuple[Shortcut, ...]) -> None:
         self._unbind()
         self.preferences, self.shortcuts = preferences, shortcuts
         self._bind()
+        self._keys.publish(shortcuts)
+
+    def _on_keys(self, made: Mapping[str, str]) -> None:
+        """Keep the keys that the user has given to actions in napari's table; not those that two would have."""
+        ours = {shortcut.action: shortcut.key for shortcut in SHORTCUTS}
+        keys = {**self.preferences.keys, **made}
+        kept = {action: key for action, key in keys.items() if not same_key(key, ours[action])}
+        if kept == self.preferences.keys:
+            return
+        try:
+            self.prefer(replace(self.preferences, keys=kept))
+        except E2SamError as error:
+            self.work.fail(str(error))
+            self._keys.publish(self.shortcuts)
 
     def _prefer(self, panels: Panels) -> None:
         """Begin as the user prefers; a file that cannot be used is a line in the panel, no more."""
@@ -194,21 +215,20 @@ class Controller:
             shortcuts = shortcuts_with(preferences.keys)
         except E2SamError as error:
             self.work.fail(str(error))
+            self._keys.publish(self.shortcuts)
             return
-        self._unbind()
-        self.preferences, self.shortcuts = preferences, shortcuts
-        self._bind()
+        self._take(preferences, shortcuts)
         panels.channels.composite.setChecked(preferences.shows_model_input)
         if preferences.hovers:
             self.prompts.set_hover(True)
 
     def _unbind(self) -> None:
-        keys = [(shortcut.key, None) for shortcut in self.shortcuts]
+        keys = [(shortcut.key, None) for shortcut in self.shortcuts if shortcut.key]
         bind_all(self.viewer, keys)
         self.work.canvas.bind_keys(keys)
 
     def _bind(self) -> None:
-        keys = [(shortcut.key, self._key_action(shortcut.action)) for shortcut in self.shortcuts]
+        keys = [(one.key, self._key_action(one.action)) for one in self.shortcuts if one.key]
         bind_all(self.viewer, keys)
         self.work.canvas.bind_keys(keys)
 

@@ -10,12 +10,12 @@ from napari.utils.key_bindings import coerce_keybinding
 
 from e2sam.errors import E2SamError
 
-__all__ = ["SHORTCUTS", "Shortcut", "shortcut_table", "shortcuts_with"]
+__all__ = ["SHORTCUTS", "Shortcut", "same_key", "shortcut_table", "shortcuts_with"]
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A key of the viewer, as napari writes it, the action it runs, and what that does."""
+    """A key of the viewer, as napari writes it ("" for none), the action it runs, and what that does."""
 
     key: str
     action: str
@@ -66,6 +66,8 @@ def shortcuts_with(keys: Mapping[str, str]) -> tuple[Shortcut, ...]:
     shortcuts = tuple(replace(one, key=keys.get(one.action, one.key)) for one in SHORTCUTS)
     taken: dict[KeyBinding, Shortcut] = {}
     for shortcut in shortcuts:
+        if not shortcut.key:
+            continue
         binding = _binding(shortcut.key)
         if binding in taken:
             other = taken[binding]
@@ -84,18 +86,20 @@ def _binding(key: str) -> KeyBinding:
     return binding
 
 
+def same_key(one: str, other: str) -> bool:
+    """Whether two spellings ("Ctrl-Z", "Control-Z", "" for none) are of one key."""
+    if not one or not other:
+        return one == other
+    return bool(coerce_keybinding(one) == coerce_keybinding(other))
+
+
 def shortcut_table(shortcuts: Sequence[Shortcut] = SHORTCUTS) -> str:
-    """The shortcuts as an HTML table; numbered ones in one row."""
-    rows = []
+    """The shortcuts as an HTML table; numbered ones that have their own keys in one row."""
+    rows: dict[str, str] = {}
     for shortcut in shortcuts:
-        number = shortcut.key[-1]
-        if shortcut.action.startswith(("preset", "class")):
-            if number != "1":
-                continue
-            key, text = f"{shortcut.key[:-1]}1 ... 9", _PLURALS[shortcut.text[:-2]]
-        else:
-            key, text = shortcut.key, shortcut.text
-        rows.append(
-            f"<tr><td><b>{key.replace('Control', 'Ctrl').replace('-', '+')}</b>&nbsp;&nbsp;</td><td>{text}</td></tr>"
-        )
-    return "<table>" + "".join(rows) + "</table>"
+        key, text = shortcut.key or "none", shortcut.text
+        if shortcut in SHORTCUTS and text[:-2] in _PLURALS:
+            key, text = f"{key[:-1]}1 ... 9", _PLURALS[text[:-2]]
+        rows.setdefault(text, key.replace("Control", "Ctrl").replace("-", "+"))
+    lines = (f"<tr><td><b>{key}</b>&nbsp;&nbsp;</td><td>{text}</td></tr>" for text, key in rows.items())
+    return "<table>" + "".join(lines) + "</table>"

@@ -213,8 +213,8 @@ class SegmentWidget(QWidget):
         self.sections["stack"].set_open(needs_attention)
 
     def say(self, text: str, kind: str) -> None:
-        """Show one line about what happens."""
-        self.status.setText(text)
+        """Show one line about what happens; the log has the rest of what nobody expected."""
+        self.status.setText(text.partition("\n")[0])
         # Qt styles and lays out the whole dock again for a style sheet, even for the same one.
         if self.status.styleSheet() != _STATUS_COLOURS[kind]:
             self.status.setStyleSheet(_STATUS_COLOURS[kind])
@@ -250,7 +250,7 @@ class SegmentWidget(QWidget):
         self.form.asked.connect(self._on_preferences)
         self.form.native.setParent(self, Qt.WindowType.Dialog)
         self.form.native.setWindowTitle("Preferences")
-        self.form.native.resize(420, 560)
+        self.form.native.adjustSize()
         self.form.native.show()
 
     def _on_preferences(self, preferences: Preferences) -> None:
@@ -264,7 +264,9 @@ class SegmentWidget(QWidget):
     def _on_keys(self) -> None:
         box = QMessageBox(self)
         box.setWindowTitle("Keys")
-        box.setText(shortcut_table(self.controller.shortcuts))
+        box.setText(
+            shortcut_table(self.controller.shortcuts) + "<p>To change them: napari's preferences, Shortcuts.</p>"
+        )
         box.exec()
 
     def _bring_into_sight(self, section: Section, is_open: bool) -> None:
