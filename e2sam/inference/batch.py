@@ -118,7 +118,8 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
     Raises
     ------
     StackError
-        If a path does not exist, a folder holds no stack, or two stacks would have the same labels.
+        If a path does not exist, a folder holds no stack, two stacks would have the same labels, or labels would be
+        written over a stack.
     """
     tasks: dict[Path, Path] = {}
     images: list[BatchTask] = []
@@ -139,6 +140,10 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
                 raise StackError(
                     f"Expected one stack for each label file, got {tasks[target]} and {source}: rename one."
                 )
+    sources = {source.resolve() for source in tasks.values()}
+    over = next((target for target in tasks if target.resolve() in sources), None)
+    if over is not None:
+        raise StackError(f"Expected labels beside the stacks, but {over} is a stack itself: name another folder.")
     return [BatchTask(source, target) for target, source in tasks.items()] + images
 
 

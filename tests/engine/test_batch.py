@@ -65,6 +65,9 @@ def test_stacks_are_found_with_a_place_for_each(folder: Path, tmp_path: Path) ->
     (folder / "below" / "a.npy").write_bytes(b"")
     with pytest.raises(StackError, match="rename one"):
         find_stacks([folder / "a.npy", folder / "below" / "a.npy"], out)
+    (folder / "a_labels.tif").write_bytes(b"")
+    with pytest.raises(StackError, match="is a stack itself"):
+        find_stacks([folder / "a.npy", folder / "a_labels.tif"], folder)
 
 
 def test_labels_are_written_and_not_made_again(folder: Path, tmp_path: Path, model: str) -> None:
