@@ -3,7 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-XVFB := xvfb-run -a -s "-screen 0 1600x1200x24"
+SCREEN := -s "-screen 0 1600x1200x24"
+XVFB := xvfb-run -a $(SCREEN)
+# Of those that start at the same time, each looks for a free number elsewhere.
+XVFB_QT6 := xvfb-run -a -n 200 $(SCREEN)
 # One thread a process: two test processes with two threads each would spin against each other.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 NAPARI_ASYNC=0
 
@@ -16,7 +19,9 @@ demo: $(STAMP)
 annotate: $(STAMP) system-libraries
 	$(BIN)/e2sam annotate
 
-test: test-engine test-system test-plugin test-plugin-qt6
+# Both Qts at once, each on a screen of its own.
+test: test-engine test-system
+	$(MAKE) --jobs=2 --output-sync=target test-plugin test-plugin-qt6
 
 test-engine: $(STAMP)
 	$(TEST_ENV) $(BIN)/python -m pytest tests/engine e2sam --doctest-modules -n 2 --dist loadfile -q
@@ -28,7 +33,7 @@ test-plugin: $(STAMP) system-libraries
 	$(TEST_ENV) QT_API=pyqt5 PYTEST_QT_API=pyqt5 $(XVFB) $(BIN)/python -m pytest tests/plugin -q
 
 test-plugin-qt6: $(STAMP) system-libraries
-	$(TEST_ENV) QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(XVFB) $(BIN)/python -m pytest tests/plugin -q
+	$(TEST_ENV) QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(XVFB_QT6) $(BIN)/python -m pytest tests/plugin -q
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from e2sam.data.alignment import ChannelShift, estimate_shifts, shifted
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.errors import E2SamError
 from napari_e2sam._composite import composite_of
+from napari_e2sam._convert import Scene
 from napari_e2sam._rows import ChannelRow
 from napari_e2sam._state import Workplace
 from napari_e2sam._statistics import described
@@ -39,7 +42,7 @@ class AlignmentControl:
     def forget(self) -> None:
         """Know nothing, as before the first comparison, and show nothing in turns."""
         self._shifts = ()
-        self._blinking.stop()
+        self._panel.blink.setChecked(False)
         self._panel.set_alignment("", False)
 
     def close(self) -> None:
@@ -52,18 +55,22 @@ class AlignmentControl:
         if state.scene is None or len(state.selection) < 1 or len(state.rows) < 2:
             work.fail("Expected at least 2 channels to compare, got fewer: open a stack of more.")
             return
-        stack = state.plane_of(work.session.plane)
+        scene, stack = state.scene, state.plane_of(work.session.plane)
         reference = state.selection[0]
         others = [index for index in state.selection if index != reference] or [
             index for index in range(len(state.rows)) if index != reference
         ]
         work.say("Comparing edges of the channels", "busy")
         work.tasks.run(
-            lambda: estimate_shifts(stack, reference, others[:_MOST_COMPARED]), self._on_shifts, work.fail, lane="align"
+            lambda: estimate_shifts(stack, reference, others[:_MOST_COMPARED]),
+            lambda shifts: self._on_shifts(scene, shifts),
+            work.fail,
+            lane="align",
         )
 
-    def _on_shifts(self, shifts: tuple[ChannelShift, ...]) -> None:
-        if self._work.state.scene is None:
+    def _on_shifts(self, scene: Scene, shifts: tuple[ChannelShift, ...]) -> None:
+        if self._work.state.scene is not scene:
+            # Another image was opened meanwhile.
             return
         self._work.say("", "info")
         self._shifts = shifts
@@ -83,7 +90,7 @@ class AlignmentControl:
         work, state = self._work, self._work.state
         if state.scene is None:
             return
-        session = work.session
+        session, seen = work.session, state.scene
         before = dict(session.record.alignment)
         added = {shift.name: (shift.dx, shift.dy) for shift in self._shifts if shift.is_warning}
         none = (0.0, 0.0)
@@ -94,9 +101,11 @@ class AlignmentControl:
             )
             for name in {*before, *added}
         }
-        scene = replace(state.scene, stack=shifted(state.scene.stack, added))
+        scene = replace(seen, stack=shifted(seen.stack, added))
 
         def done(described: tuple[tuple[ChannelRow, ...], tuple[ChannelRecipe, ...]]) -> None:
+            if state.scene is not seen:
+                return
             state.scene, (state.rows, state.recipes) = scene, described
             state.is_encoded = False
             self._panel.set_alignment(f"Corrected: {', '.join(added)}.", False)
@@ -107,6 +116,8 @@ class AlignmentControl:
         except E2SamError as error:
             work.fail(str(error))
             return
+        # A second click would shift them twice.
+        self._panel.set_alignment(f"Correcting: {', '.join(added)}.", False)
         work.tasks.run(lambda: described(scene.stack, record), done, work.fail)
 
     def _on_blink_asked(self, on: bool) -> None:
@@ -121,11 +132,16 @@ class AlignmentControl:
         work, state = self._work, self._work.state
         if state.scene is None:
             return
-        worst = max(self._shifts, key=lambda shift: shift.distance)
+        worst = max(self._shifts, key=lambda shift: (shift.is_reliable, shift.distance))
         self._blink_turn ^= 1
         name = worst.name if self._blink_turn else worst.reference
         (index,) = state.scene.stack.indices([name])
         stack, recipe = state.plane_of(work.session.plane), state.recipes[index]
         work.tasks.run(
-            lambda: composite_of(stack, [index], {index: recipe}, None), work.canvas.show_blink, work.fail, lane="blink"
+            lambda: composite_of(stack, [index], {index: recipe}, None), self._show_blink, work.fail, lane="blink"
         )
+
+    def _show_blink(self, pixels: NDArray[np.uint8]) -> None:
+        work = self._work
+        if self._panel.blink.isChecked() and work.state.layer in work.viewer.layers:
+            work.canvas.show_blink(pixels)

@@ -54,6 +54,7 @@ class Canvas:
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_step)
         viewer.mouse_move_callbacks.append(self._on_move)
+        viewer.events.mouse_over_canvas.connect(self._on_over)
 
     def close(self, remove_layers: bool = False) -> None:
         """Let go of the viewer; our layers stay unless they are to be removed."""
@@ -61,6 +62,7 @@ class Canvas:
         self.viewer.dims.events.current_step.disconnect(self._on_step)
         if self._on_move in self.viewer.mouse_move_callbacks:
             self.viewer.mouse_move_callbacks.remove(self._on_move)
+        self.viewer.events.mouse_over_canvas.disconnect(self._on_over)
         self._own.close(remove_layers)
 
     # -- what is ours ------------------------------------------------------------------------------------------------
@@ -393,6 +395,11 @@ class Canvas:
         x, y = xy_of_points([layer.world_to_data(event.position)])[0]
         inside = 0 <= x <= self._own.scene.size[1] and 0 <= y <= self._own.scene.size[0]
         self.pointed_at.emit((float(x), float(y)) if inside else None)
+
+    def _on_over(self, event: Any) -> None:
+        # Off the canvas the pointer moves unheard.
+        if not self.viewer.mouse_over_canvas:
+            self.pointed_at.emit(None)
 
     def _on_active(self, event: Any) -> None:
         if self._own.is_writing:

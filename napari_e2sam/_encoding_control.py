@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
@@ -17,7 +18,7 @@ from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import ModelRow
 from napari_e2sam._state import LogitsGrid, Workplace
-from napari_e2sam._statistics import wavelength_presets
+from napari_e2sam._statistics import listed, presets_of
 from napari_e2sam._wire import Message
 from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.model import ModelPanel
@@ -34,7 +35,7 @@ class EncodingControl:
         self._channels = channels
         self._model = model
         self._work = work
-        self._presets: list[tuple[str, tuple[int, ...]]] = []
+        self._presets: tuple[tuple[str, tuple[int, ...]], ...] = ()
         self._suggestions: tuple[Suggestion, ...] = ()
         self._models: tuple[ModelRow, ...] = ()
         self._wanted = ""
@@ -194,7 +195,7 @@ class EncodingControl:
         state = self._work.state
         self._key = f"stack {next(_keys)}"
         if state.scene is None:
-            self._presets, self._suggestions = [], ()
+            self._presets, self._suggestions = (), ()
             self._channels.set_rows(())
             self._channels.set_presets(())
             self._channels.set_reason("")
@@ -203,12 +204,11 @@ class EncodingControl:
         names = [row.name for row in state.rows]
         stored = self._work.session.record.selection
         self._channels.set_rows(state.rows)
-        self._presets = [(name, chosen) for name, chosen in wavelength_presets(state.scene.stack)]
         self._suggestions = ()
+        self._update_presets()
         self._channels.set_reason("")
         if stored is not None and all(name in names for name in stored):
             self._select(tuple(names.index(name) for name in stored), store=False)
-            self._show_presets()
         elif self._work.session.plane and state.selection and max(state.selection) < len(names):
             self._select(state.selection, store=False)
         else:
@@ -235,13 +235,8 @@ class EncodingControl:
             self._select(tuple(range(min(3, len(state.rows)))))
             return
         self._suggestions = suggestions
+        self._update_presets()
         names = [row.name for row in state.rows]
-        known = {chosen for _, chosen in self._presets}
-        for position, suggestion in enumerate(suggestions):
-            chosen = tuple(names.index(name) for name in suggestion.names)
-            if chosen not in known:
-                self._presets.insert(position, (f"Suggested: {_listed(suggestion.names)}", chosen))
-                known.add(chosen)
         best = suggestions[0]
         model = self._work.state.model
         if model.get("channels"):
@@ -258,6 +253,12 @@ class EncodingControl:
             reasons = {suggestion.names: suggestion.reason for suggestion in self._suggestions}
             self._channels.set_reason(reasons.get(self._work.state.names, ""))
 
+    def _update_presets(self) -> None:
+        state = self._work.state
+        assert state.scene is not None
+        suggested = [suggestion.names for suggestion in self._suggestions]
+        self._presets = presets_of(state.scene.stack, self._work.session.file.presets, suggested)
+
     def _show_presets(self) -> None:
         chosen = [entry[1] for entry in self._presets]
         selection = self._work.state.selection
@@ -268,10 +269,16 @@ class EncodingControl:
         self._channels.set_presets(texts, chosen.index(selection) if selection in chosen else -1)
 
     def _on_preset_saved(self) -> None:
-        state = self._work.state
-        if state.selection:
-            self._presets.append((_listed(state.names), state.selection))
-            self._show_presets()
+        work = self._work
+        if work.state.scene is None:
+            return
+        try:
+            work.session.file.add_preset(work.state.names)
+        except E2SamError as error:
+            work.fail(str(error))
+            return
+        self._update_presets()
+        self._show_presets()
 
     def _on_selection(self, selection: tuple[int, ...]) -> None:
         if not selection:
@@ -287,6 +294,7 @@ class EncodingControl:
         state.selection, state.is_encoded, state.is_deselected = (), False, True
         work.engine.forget("prepare")
         self._model.set_progress(None, "")
+        self._show_presets()
         try:
             state.check_encoded()
         except E2SamError as error:
@@ -300,7 +308,7 @@ class EncodingControl:
             return
         if missing:
             self._work.fail(
-                f"Expected the model's channels ({_listed(channels)}), got {_listed(names)}: "
+                f"Expected the model's channels ({listed(channels)}), got {listed(names)}: "
                 "choose another model, or rename the channels."
             )
             return
@@ -389,23 +397,20 @@ class EncodingControl:
         if not self._shows_composite or state.scene is None or not state.is_encoded:
             work.canvas.show_composite(None)
             return
-        stack = state.plane_of(work.session.plane)
+        key, stack = self._key, state.plane_of(work.session.plane)
         selection, recipes, matrix = state.selection, state.recipes, state.matrix
-        work.tasks.run(
-            lambda: composite_of(stack, selection, recipes, matrix),
-            work.canvas.show_composite,
-            work.fail,
-            lane="composite",
-        )
 
+        def show(pixels: NDArray[np.uint8]) -> None:
+            # Not of a scene, or over an image, that is gone.
+            if key == self._key and self._shows_composite and state.layer in work.viewer.layers:
+                work.canvas.show_composite(pixels)
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        work.tasks.run(lambda: composite_of(stack, selection, recipes, matrix), show, work.fail, lane="composite")
 
 
 def _model_text(model: dict[str, Any]) -> str:
     if not model:
         return ""
     size = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
-    kind = f"student of {_listed(model['channels'])}, " if model["channels"] else ""
+    kind = f"student of {listed(model['channels'])}, " if model["channels"] else ""
     return f"{Path(model['name']).name}, {kind}{size}frame of {model['image_size']} px, on {model['device']}"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -191,10 +192,10 @@ class EngineClient(QObject):
         try:
             while (message := outgoing.get()) is not None:
                 send(channel.writing, message)
-            channel.writing.close()
         except (OSError, ValueError):
-            # The engine is gone; the reading side says so.
-            return
+            _log.debug("the engine is gone; the reading side says so")
+        with suppress(OSError):
+            channel.writing.close()
 
     def _read(self, channel: Channel) -> None:
         try:

@@ -60,6 +60,7 @@ class ObjectControl:
         work.session.changed.connect(self._on_change)
         work.canvas.painted.connect(self._on_painted)
         work.canvas.objects_made.connect(self._draw_all)
+        work.engine.lost.connect(self._end_everything)
         panel.set_overlap(work.session.file.overlap)
 
     def _try(self, action: Callable[[], Any]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from e2sam.data.likely import likely_candidate
+from e2sam.data.masks import MaskCrop
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, Change, Conditions, Draft
 from e2sam.errors import E2SamError
@@ -207,11 +208,12 @@ class PromptControl:
         conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
         place, prompts = work.session.place, usable_prompts(draft, conditions)
         body, arrays = request_of(prompts)
-        shown = draft.candidates[draft.chosen].mask if draft.candidates else None
+        shown = self._shown
         if self._refines and shown is not None:
             body["around"] = list(shown.box)
             arrays = {}
-        self._frames.hold(_MOST_HELD_MS)
+        else:
+            self._frames.hold(_MOST_HELD_MS)
         work.engine.request(
             Request(
                 "predict",
@@ -222,6 +224,12 @@ class PromptControl:
                 lane="predict",
             )
         )
+
+    @property
+    def _shown(self) -> MaskCrop | None:
+        """The mask of the draft that is shown."""
+        draft = self._work.session.draft
+        return draft.candidates[draft.chosen].mask if draft.candidates else None
 
     def _on_failed(self, text: str) -> None:
         self._show(keeps_mask=False)
@@ -238,8 +246,12 @@ class PromptControl:
         best = self._likely(candidates)
         self._answered = _Answered(prompts.points, message.arrays["logits"])
         self._work.say("", "info")
+        before = self._shown
         self._try(lambda: session.file.set_prediction(*place, candidates, best, conditions, prompts))
         self._frames.release()
+        if self._refines and before is None and self._shown is not None:
+            # Now it is known what to look at closer.
+            self.predict()
 
     def _likely(self, candidates: Sequence[Candidate]) -> int:
         """The candidate to show: the best, or the one of the size of the objects of this class clicked before."""
@@ -324,6 +336,7 @@ class PromptControl:
 
     def _on_scene(self) -> None:
         self._answered = None
+        self._work.engine.forget("hover")
         self._panel.forget_shares()
         self._show()
         self.take_tool("points")

@@ -190,6 +190,7 @@ class StackControl:
         state = work.state
         state.scene, state.layer, state.rows, state.recipes = scene, layer, rows, recipes
         state.is_encoded = False
+        self.alignment.forget()
         work.canvas.open(scene)
         stack = scene.stack
         height, width = stack.size
@@ -224,7 +225,8 @@ class StackControl:
 
     def _on_plane_changed(self) -> None:
         state, session = self._work.state, self._work.session
-        if state.scene is None or not session.has_stack:
+        # With the last layer that has an axis its slider goes, or jumps.
+        if state.scene is None or not session.has_stack or self._has_lost_layer:
             return
         self._show_channel()
         plane = self._plane()

@@ -11,7 +11,7 @@ from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
 from napari_e2sam._rows import ChannelRow
 
-__all__ = ["channel_rows", "described", "display_range", "wavelength_presets"]
+__all__ = ["channel_rows", "described", "display_range", "listed", "presets_of", "wavelength_presets"]
 
 _SAMPLE_SIDE = 384
 _BINS = 24
@@ -78,6 +78,23 @@ def wavelength_presets(stack: ChannelStack) -> tuple[tuple[str, tuple[int, ...]]
         if all(near) and len(set(chosen)) == 3:
             presets.append((name, chosen))
     return tuple(presets)
+
+
+def presets_of(
+    stack: ChannelStack, kept: Sequence[tuple[str, ...]], suggested: Sequence[tuple[str, ...]]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Selections that a stack offers, each once; false colour and those `kept` come first, so that their keys stay."""
+    presets = {chosen: name for name, chosen in wavelength_presets(stack)}
+    for prefix, selections in (("", kept), ("Suggested: ", suggested)):
+        for names in selections:
+            if set(names) <= set(stack.names):
+                presets.setdefault(stack.indices(names), prefix + listed(names))
+    return tuple((name, chosen) for chosen, name in presets.items())
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _nearest(known: Sequence[tuple[int, float]], wanted: float) -> tuple[int, float] | None:

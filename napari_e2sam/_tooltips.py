@@ -64,7 +64,6 @@ TOOLTIPS: Mapping[str, str] = {
     "delete": "Delete the chosen objects (Ctrl+Del).",
     "merge": "Make one object of the chosen ones (M).",
     "split": "Make one object of each separate part of the chosen ones.",
-    "reviewed": "Mark the chosen objects as reviewed (R).",
     "next": "Go to the next object that is not reviewed (U).",
     "export": "Write the objects to a file: label TIFF, PNG, COCO JSON or GeoJSON.",
     "import": "Take objects from a label image or a COCO file.",

@@ -46,6 +46,7 @@ class WorklistControl:
         self._goes_to_doubt = False
         self._layer: Image | None = None
         self._chosen: UnclearFile | None = None
+        self._selection: tuple[str, ...] = ()
         self.worklist = Worklist(work.session.file)
         panel.folder_chosen.connect(self.open_folder)
         panel.step_asked.connect(self.step)
@@ -134,12 +135,26 @@ class WorklistControl:
         # An image counts as begun with its first object and as new again without one.
         if change.objects or change.kind == "refresh" or change.verb in ("stack", "done"):
             self._update()
+        if change.verb == "place":
+            self._keep_selection()
+
+    def _keep_selection(self) -> None:
+        """Go on with the channels chosen for the image before: this one was prepared with them."""
+        session, names = self._work.session, self._selection
+        if not names or not session.has_stack or session.file.is_read_only:
+            return
+        record = session.record
+        is_next = record.selection is None and self.worklist.current in record.paths
+        if is_next and set(names) <= {channel.name for channel in record.channels}:
+            session.file.set_selection(record.id, names)
 
     def _on_encoded(self) -> None:
         work = self._work
         scene = work.state.scene
         if scene is not None and scene.stack.source is not None:
-            self.worklist.find(Path(scene.stack.source))
+            if self.worklist.find(Path(scene.stack.source)) and work.session.record.selection is not None:
+                # Those in use: a student takes fewer than were chosen.
+                self._selection = work.state.names
             unclear = None if work.state.layer is None else work.state.layer.metadata.get(UNCLEAR_KEY)
             if unclear is not None and scene.channel_axis is not None and not scene.warning:
                 # Asked once for a folder: the next image like this one is read like it.

@@ -15,7 +15,7 @@ from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Candidate, Change, Conditions, NewObject, Region, Session
 from e2sam.data.stack import ChannelSpec, ChannelStack, GeoReference
-from e2sam.errors import E2SamError, PromptError, SessionError
+from e2sam.errors import ChannelError, E2SamError, PromptError, SessionError
 
 SIZE = (20, 30)
 GEO = GeoReference(
@@ -66,6 +66,11 @@ def test_everything_comes_back_on_reopening(tmp_path: Path) -> None:
         session.set_view({"zoom": 2.5, "center": [1, 2]})
         session.set_active(stack.id, ())
         session.set_overlap("oldest")
+        assert session.presets == ()
+        for names in (("depth", "R"), ("R",), ("depth", "R")):
+            session.add_preset(names)
+        with pytest.raises(ChannelError, match="at least 1 channel"):
+            session.add_preset(())
         cell = session.add_class("cell", "#112233", "c")
         accepted = session.accept(stack.id, (), new_object(3, 4, 8, 9, class_id=cell.id))
         logits = np.linspace(-20, 20, 64, dtype=np.float32).reshape(8, 8)
@@ -87,6 +92,7 @@ def test_everything_comes_back_on_reopening(tmp_path: Path) -> None:
             {"zoom": 2.5, "center": [1, 2]},
         )
         assert (session.active, session.overlap) == ((stack.id, ()), "oldest")
+        assert session.presets == (("depth", "R"), ("R",))
         assert session.object(accepted.id) == accepted
         assert accepted.conditions == CONDITIONS
         assert [(one.name, one.colour, one.key) for one in session.classes()][1] == ("cell", "#112233", "c")

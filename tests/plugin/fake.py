@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,9 @@ from e2sam.errors import CheckpointError
 from napari_e2sam._worker import Engine
 
 Box = tuple[int, int, int, int]
+# A test that puts one here that is not set has time to stop segmenting everything.
+goes_on = Event()
+goes_on.set()
 
 
 @dataclass
@@ -82,7 +86,11 @@ class FakePredictor:
         return FakePrediction(np.stack(masks), scores, self.channels, np.zeros((len(masks), 8, 8), np.float32))
 
     def refine(self, prompts: Prompts, box: Any, multimask: bool = False) -> FakePrediction:
-        return self.predict_prompts(prompts, multimask)
+        """A closer look fills the box."""
+        prediction = self.predict_prompts(prompts, multimask)
+        x0, y0, x1, y1 = box
+        prediction.found[:, y0:y1, x0:x1] = True
+        return prediction
 
     def look_ahead(self, prediction: Any, candidate: int | None = None) -> None:
         self.ahead.append((prediction, candidate))
@@ -114,6 +122,8 @@ def segment_everything_steps(
 ) -> Generator[Any, None, NDArray[np.int32]]:
     """Four squares, one a step; in a window, what lies in it."""
     labels = np.zeros(predictor.size, np.int32)
+    while not goes_on.wait(0.005):
+        yield SimpleNamespace(done=0, total=4)
     for number, (row, column) in enumerate(((4, 4), (4, 40), (40, 4), (40, 40)), start=1):
         labels[row : row + 12, column : column + 12] = number
         yield SimpleNamespace(done=number, total=4)

@@ -91,6 +91,7 @@ def test_a_range_is_set_by_hand_and_the_mask_follows(window: Any, stack: Channel
         texts = [panel.table.index(row, column).data() for row in range(5)]
         assert any(texts)
         assert all(metrics.horizontalAdvance(text) + 6 <= panel.view.columnWidth(column) for text in texts)
+    assert texts == ["", "", "", "", "25%"], "of the last channel, a quarter is not measured"
     tooltip = cell().data(Qt.ItemDataRole.ToolTipRole)
     assert full_range(*opened.value_range) in tooltip
     assert "Double-click" in tooltip

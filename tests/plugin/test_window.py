@@ -58,6 +58,15 @@ def test_main_job_with_the_mouse(window: Any, stack: ChannelStack, qtbot: Any) -
     assert np.allclose(window.session.draft.prompts.points, [[40.5, 30.5]], atol=1.0)
     assert window.canvas.mask_layer.data[30, 40] == 1
     assert [button.isVisibleTo(window.widget) for button in window.panels.prompts.candidates] == [True] * 3
+    bars = window.panels.prompts.bars
+    window.wait(lambda: bars._rows)
+    assert bars._title == "Share in the mask"
+    shown = {row.name: round(row.share, 6) for row in bars._rows}
+    assert shown == {"red": 0.4, "depth": 0.3, "thermal": 0.2, "nir": 0.1}
+    # Drawn three in a row: the first row has nine times the length of the second.
+    drawn = bars.grab().toImage()
+    lengths = [sum(drawn.pixelColor(x, y).name() == "#3f9fd8" for x in range(drawn.width())) for y in (24, 39)]
+    assert lengths[0] > 5 * lengths[1] > 0
 
     _click(window, 46.5, 30.5, Qt.MouseButton.RightButton)
     window.wait(lambda: len(window.session.draft.prompts.labels) == 2 and window.session.draft.candidates)
@@ -77,6 +86,11 @@ def test_main_job_with_the_mouse(window: Any, stack: ChannelStack, qtbot: Any) -
     assert not window.canvas.objects_layer.data.any()
     assert len(window.session.draft.prompts.points) == 2
     assert window.canvas.mask_layer.data[30, 33] == 1
+    window.controller.do("redo")
+    assert window.session.objects == (accepted,)
+    assert window.canvas.objects_layer.data[30, 33] == accepted.id
+    assert window.session.draft.is_empty and not window.canvas.mask_layer.data.any()
+    window.controller.do("undo")
 
     # A scribble: clicks along the object, and a double-click at its end.
     window.controller.do("clear")
@@ -89,6 +103,11 @@ def test_main_job_with_the_mouse(window: Any, stack: ChannelStack, qtbot: Any) -
     window.wait(lambda: len(window.session.draft.prompts.points) == 8 and window.session.draft.candidates)
     assert np.allclose(window.session.draft.prompts.points[0], (20.5, 50.5), atol=1.0)
     assert len(window.viewer.layers.selection.active.data) == 0
+    window.controller.do("undo")
+    assert window.session.draft.is_empty
+    assert len(window.canvas.points_layer.data) == 0 and not window.canvas.mask_layer.data.any()
+    window.controller.do("redo")
+    assert len(window.canvas.points_layer.data) == 8 and window.canvas.mask_layer.data[50, 20] == 1
 
 
 def test_a_script_may_end_with_its_window_open(tmp_path: Path) -> None:

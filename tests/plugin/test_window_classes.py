@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Window
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QInputDialog
 
 from e2sam.data.stack import ChannelStack
@@ -23,7 +25,15 @@ def test_a_class_is_renamed_and_removed_and_stays_so(
     window.open(stack)
     panel, do = window.panels.objects, window.controller.do
     assert not panel.remove_class.isEnabled(), "the only class stays"
-    window.controller.classes.add("cell")
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_, **__: (" cell ", True))
+    panel.add_class.click()
+    assert _shown(panel) == ["object", "cell"]
+    # A new class is that of the next objects, as is one that is chosen by its key.
+    canvas = window.viewer.window._qt_viewer.canvas.native
+    for key, name in ((None, "cell"), (Qt.Key.Key_1, "object"), (Qt.Key.Key_3, "object"), (Qt.Key.Key_2, "cell")):
+        if key is not None:
+            QTest.keyClick(canvas, key, Qt.KeyboardModifier.ControlModifier)
+        assert panel.classes.currentText() == window.controller.classes.current.name == name
     window.click(20, 20)
     do("accept")
 
@@ -68,9 +78,29 @@ def test_a_class_is_renamed_and_removed_and_stays_so(
     assert len(asked) == 2
     do("undo")
     assert _shown(panel) == ["object", "empty"]
+
+    # The key gives its class to the chosen objects too.
+    panel.choose([1])
+    QTest.keyClick(canvas, Qt.Key.Key_2, Qt.KeyboardModifier.ControlModifier)
+    assert [row.class_name for row in panel.table.rows] == ["empty"]
+    do("undo")
+    panel.choose([])
+
+    # Where two objects overlap, the pixel shows the one that the box says, also after reopening.
+    window.click(28, 20)
+    do("accept")
+    shown = []
+    for key in (None, Qt.Key.Key_Down, Qt.Key.Key_Up, Qt.Key.Key_Down):
+        if key is not None:
+            QTest.keyClick(panel.overlap, key)
+        shown.append((panel.overlap.currentText(), window.canvas.objects_layer.data[20, 24]))
+    assert shown == [("new on top", 2), ("old on top", 1)] * 2
     window.close()
     window.viewer.layers.clear()
     again = Window(window.viewer, qtbot, session=path)
     assert _shown(again.panels.objects) == ["object", "empty"]
-    again.wait(lambda: [row.class_name for row in again.panels.objects.table.rows] == ["object"])
+    assert again.panels.objects.overlap.currentText() == "old on top"
+    again.wait(lambda: [row.class_name for row in again.panels.objects.table.rows] == ["object", "empty"])
+    again.wait(lambda: again.canvas.objects_layer is not None and again.canvas.objects_layer.data.any())
+    assert again.canvas.objects_layer.data[20, 24] == 1
     again.close()

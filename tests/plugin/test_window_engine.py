@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fake import FakePredictor
+from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QApplication, QDialog
 
+from e2sam.data.io import write_stack
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam import _jobs
-from napari_e2sam._convert import STACK_KEY
 from napari_e2sam.widgets.main import SegmentWidget
 
 CHILD = """
@@ -31,14 +35,29 @@ def _scene() -> ChannelStack:
     return ChannelStack(disc + noise, tuple(ChannelSpec(name) for name in ("a", "b", "c", "d")))
 
 
-def test_the_real_engine_answers_and_may_die(viewer: Any, qtbot: Any) -> None:
+def test_the_real_engine_answers_and_may_die(
+    viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a folder, whose images are prepared and compared in a process beside the engine."""
+    folder, scene = tmp_path / "images", _scene()
+    folder.mkdir()
+    write_stack(folder / "first.tif", scene)
+    write_stack(folder / "next.tif", replace(scene, data=scene.data[:, ::-1]))
+    (folder / "unreadable.tif").write_bytes(b"II*\0")
     widget = SegmentWidget(viewer)
     viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
     controller = widget.controller
-    state, session = controller.work.state, controller.session
+    state, session, items = controller.work.state, controller.session, widget.panels.worklist.items
+    passes: list[int] = []
+    on_encoded = controller.encoding._on_encoded
+
+    def count(message: Any, body: Any) -> None:
+        passes.append(message.body["encoder_passes"])
+        on_encoded(message, body)
+
+    monkeypatch.setattr(controller.encoding, "_on_encoded", count)
     try:
-        stack = _scene()
-        viewer.add_image(stack.data, metadata={STACK_KEY: stack}, rgb=False)
+        controller.worklist.open_folder(folder)
         qtbot.waitUntil(lambda: state.is_encoded, timeout=120_000)
         assert state.model["architecture"] == "tiny"
         controller.work.canvas.points_layer.add([[49.5, 59.5]])
@@ -57,8 +76,39 @@ def test_the_real_engine_answers_and_may_die(viewer: Any, qtbot: Any) -> None:
         qtbot.waitUntil(
             lambda: len(session.draft.prompts.points) == 2 and len(session.draft.candidates) > 0, timeout=60_000
         )
+
+        # Nobody asked for the next image to be prepared.
+        qtbot.waitUntil(lambda: "doubt" in items.item(1).text(), timeout=60_000)
+        assert passes[0] > 0
+        passes.clear()
+        # The last one is looked at when doubt is asked for, and left out; the other is there without a pass.
+        controller.do("most doubt")
+        qtbot.waitUntil(lambda: state.is_encoded and session.record.name == "next.tif", timeout=120_000)
+        assert passes == [0]
+        assert items.item(2).text().endswith("unreadable.tif")
     finally:
         controller.close()
+
+
+def test_what_nobody_expected_is_one_line(window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("sizes do not match\n  at line 1\n  at line 2")
+
+    window.open(stack)
+    status, told = window.widget.status, len(notification_manager.records)
+    with monkeypatch.context() as patch:
+        patch.setattr(FakePredictor, "predict_prompts", fail)
+        window.canvas.points_layer.add([[30, 30]])
+        window.wait(lambda: status.text())
+    assert status.text() == "RuntimeError: sizes do not match"
+    assert status.palette().color(status.foregroundRole()).name() == "#ff6b6b"
+    assert [shown for shown in QApplication.topLevelWidgets() if isinstance(shown, QDialog) and shown.isVisible()] == []
+    assert len(notification_manager.records) == told
+
+    # The click is kept, and the next one is answered as if nothing had been.
+    window.click(34, 30)
+    assert len(window.session.draft.prompts.points) == 2
+    assert status.text() == ""
 
 
 def test_learning_shows_its_curve_and_gives_the_model(

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from conftest import Window
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog
 
 from e2sam.data.stack import ChannelStack
 from napari_e2sam import _stack_control
+from napari_e2sam._convert import STACK_KEY
 from napari_e2sam._reader import read
 
 
@@ -111,6 +113,15 @@ def test_the_next_image_of_the_same_size_lies_below_ours(
         _assert_order(window)
     assert window.canvas.mask_layer is mask, "layers of one size are made once"
     assert seen == [False, False], "what the model saw of the image before is not shown over the next"
+    for is_done in (True, False):
+        qtbot.mouseClick(panel.done, Qt.MouseButton.LeftButton)
+        assert window.session.record.is_done == is_done
+        assert panel.items.item(2).text().startswith("\N{CHECK MARK}" if is_done else "\N{MIDDLE DOT}")
+    QTest.keyClick(_native(window), Qt.Key.Key_D)
+    assert "Comparing the candidate masks of 2 images" in window.widget.status.text()
+    for name, doubt in (("b0.tif", 0.5), ("b1.tif", 0.25)):
+        window.controller.worklist._prefetching.prepared.emit(folder / name, doubt)
+    _wait_for(window, folder / "b0.tif")
 
     # An image that is closed, and another one of its size.
     window.viewer.layers.remove(window.state.layer)
@@ -160,6 +171,12 @@ def test_the_window_leaves_an_image_that_is_closed(window: Any, stack: ChannelSt
     layer = window.open(stack)
     window.viewer.reset_view()
     window.tick("red", "nir")
+    # The user's own name for the layer is the one in the list, and changes nothing else.
+    layer.name = "street"
+    shown = window.panels.stack.layers
+    assert [shown.item(row).text() for row in range(shown.count())] == ["street"]
+    assert shown.item(0).checkState() == Qt.CheckState.Checked
+    assert window.state.layer is layer and window.state.is_encoded
     _make_object(window)
     _click(window, 60, 50)
     window.wait(lambda: window.session.draft.candidates)
@@ -273,3 +290,25 @@ def test_only_a_known_suffix_is_cut_off_an_export(window: Any, tmp_path: Path) -
     exchange.dialog.close()
     stem = "field_1.5um_labels"
     assert seen == [stem, f"{stem}.tif", f"{stem}.geojson", f"{stem}.tif"]
+
+
+def test_two_viewers_have_a_session_each(window: Any, make_napari_viewer: Any, stack: ChannelStack, qtbot: Any) -> None:
+    other = Window(make_napari_viewer(show=True), qtbot)
+    assert other.session.path != window.session.path
+    # Both at once: neither waits for the other.
+    for one in (window, other):
+        one.panels.channels.composite.setChecked(False)
+        one.viewer.add_image(stack.data, metadata={STACK_KEY: stack}, rgb=False)
+    for one in (window, other):
+        one.wait(lambda one=one: one.state.is_encoded and one.canvas.objects_layer is not None)
+    window.click(20, 30)
+    other.click(70, 60)
+    for one in (window, other):
+        one.controller.do("accept")
+    for one, (x, y), (there_x, there_y) in ((window, (20, 30), (70, 60)), (other, (70, 60), (20, 30))):
+        (record,) = one.session.objects
+        for labels in (one.canvas.objects_layer.data, one.session.file.labels(*one.session.place)):
+            assert (labels[y, x], labels[there_y, there_x]) == (record.id, 0)
+        assert [row.id for row in one.panels.objects.table.rows] == [record.id]
+        assert one.canvas.objects_layer in one.viewer.layers
+    other.close()

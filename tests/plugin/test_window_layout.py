@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from napari.utils.theme import get_theme
 from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QPushButton, QWidget
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
+from napari_e2sam._tooltips import TOOLTIPS
 from napari_e2sam.widgets._channel_table import Column
 
 
@@ -157,3 +160,37 @@ def test_layers_of_a_new_image_are_made_one_a_turn(window: Any, stack: ChannelSt
     assert [layer for layer in told if layer not in (None, image, canvas.points_layer)] == []
     assert list(window.viewer.layers.selection) == [canvas.points_layer]
     assert canvas.points_layer.mode == "add"
+
+
+def _num_seen(grabbed: QPixmap) -> int:
+    """Pixels whose grey value is far from that of the ground, which most pixels show."""
+    image = grabbed.toImage().convertToFormat(QImage.Format.Format_Grayscale8)
+    grey = np.array([[image.pixelColor(x, y).red() for x in range(image.width())] for y in range(image.height())], int)
+    return int(np.count_nonzero(np.abs(grey - np.bincount(grey.ravel()).argmax()) > 60))
+
+
+def test_what_is_in_the_dock_can_be_read(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    window.tick("nir", "red")
+    window.click(20, 20)
+    bars, view = window.panels.prompts.bars, window.panels.channels.view
+    window.wait(lambda: len(bars._rows) == 2)
+    below_title = bars.rect().adjusted(0, bars._ROW, 0, 0)
+    histograms = [view.visualRect(view.model().index(row, Column.HISTOGRAM)) for row in range(5)]
+    for theme in ("light", "dark"):
+        window.viewer.theme = theme
+        text = get_theme(theme).text.as_hex(format="long")
+        for widget in (window.widget, window.widget.status, window.panels.stack.summary, bars, view):
+            window.wait(lambda widget=widget, text=text: widget.palette().text().color().name() == text)
+        assert _num_seen(bars.grab(below_title)) > 500, theme
+        assert [_num_seen(view.viewport().grab(cell)) > 100 for cell in histograms] == [True] * 5, theme
+
+    # One table has every tooltip; these say what it is now that they choose, undo and redo.
+    named = [widget for widget in window.widget.findChildren(QWidget) if widget.objectName()]
+    ours = [widget for widget in named if not widget.objectName().startswith(("qt_", "magicgui."))]
+    own = {"candidates", "undo", "redo"}
+    assert [widget.objectName() for widget in ours if not widget.toolTip()] == []
+    said = {widget.objectName(): widget.toolTip() for widget in ours if widget.objectName() not in own}
+    assert said == {
+        name: text for name, text in TOOLTIPS.items() if name not in own and not name.startswith(("batch_", "range"))
+    }

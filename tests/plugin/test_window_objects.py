@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
 
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session import NewObject
 from e2sam.data.stack import ChannelStack
 from napari_e2sam import _object_control
 from napari_e2sam._object_control import squares_of
+from napari_e2sam.widgets._object_table import ObjectColumn
 from napari_e2sam.widgets.export import ExportRequest
 
 
@@ -32,18 +34,37 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     window.tick("red", "nir", "depth")
     do, objects = window.controller.do, window.panels.objects
 
-    # Three objects, of which the first is made of the third candidate.
+    # Three objects, of which the first is made of the third candidate; no more than its box is drawn.
     window.click(20, 20)
     do("candidate 2")
     assert window.session.draft.chosen == 2
     assert np.count_nonzero(window.canvas.mask_layer.data) > 700
+    drawn: list[tuple[int, ...]] = []
+    window.canvas.objects_layer.events.labels_update.connect(
+        lambda event: drawn.append((*event.offset, *event.data.shape))
+    )
     do("accept")
+    x0, y0, x1, y1 = window.session.objects[0].box
+    assert drawn == [(y0, x0, y1 - y0, x1 - x0)] == [(4, 4, 32, 32)]
     for x, y in ((60, 20), (60, 60)):
         window.click(x, y)
         do("accept")
     assert [row.id for row in objects.table.rows] == [1, 2, 3]
     assert [row.channels for row in objects.table.rows] == [("red", "nir", "depth")] * 3
     _agree(window)
+
+    # What the table says of the first one; its tick goes with a click on it.
+    cells = [objects.table.index(0, column) for column in range(objects.table.columnCount())]
+    area = np.count_nonzero(_labels(window) == 1)
+    assert [cell.data() for cell in cells] == ["1", "object", "0.70", f"{area} px", "red, nir, depth", None]
+    tick = cells[ObjectColumn.REVIEWED]
+    at = objects.view.visualRect(tick)
+    QTest.mouseClick(objects.view.viewport(), Qt.MouseButton.LeftButton, pos=QPoint(at.left() + 10, at.center().y()))
+    assert [record.is_reviewed for record in window.session.objects] == [False, True, True]
+    assert Qt.CheckState(tick.data(Qt.ItemDataRole.CheckStateRole)) == Qt.CheckState.Unchecked
+    objects.table.setData(tick, Qt.CheckState.Checked, Qt.ItemDataRole.CheckStateRole)
+    assert window.session.file.object(1).is_reviewed
+    assert Qt.CheckState(tick.data(Qt.ItemDataRole.CheckStateRole)) == Qt.CheckState.Checked
 
     # Merge, class, review, delete; then everything back, and again.
     objects.choose([2, 3])
@@ -83,7 +104,13 @@ def test_a_day_of_objects(window: Any, stack: ChannelStack) -> None:
     objects.choose([2])
     objects.action_asked.emit("split")
     assert len(window.session.objects) == before + 1
+    split = _labels(window).copy()
     _agree(window)
+    do("undo")
+    assert len(window.session.objects) == before and not np.array_equal(_labels(window), split)
+    _agree(window)
+    do("redo")
+    np.testing.assert_array_equal(_labels(window), split)
 
 
 def test_strokes_are_actions_too(window: Any, stack: ChannelStack) -> None:
@@ -107,9 +134,15 @@ def test_strokes_are_actions_too(window: Any, stack: ChannelStack) -> None:
     layer.fill((74, 74), 12)
     assert window.session.file.object(12).area == np.count_nonzero(_labels(window) == 12) > 10
     _agree(window)
+    painted = _labels(window).copy()
     do("undo")
     do("undo")
     assert not np.isin(_labels(window), (11, 12)).any()
+    _agree(window)
+    do("redo")
+    assert (_labels(window) == 11).any() and not (_labels(window) == 12).any()
+    do("redo")
+    np.testing.assert_array_equal(_labels(window), painted)
     _agree(window)
 
 
@@ -159,10 +192,17 @@ def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStac
     assert window.session.draft.prompts.box.tolist() == [20.5, 10.5, 50.5, 40.5]
     assert window.canvas.mask_layer.data[30, 30] == 1
     assert "left click" in window.widget.sections["prompts"].heading.text()
+    do("undo")
+    assert window.session.draft.is_empty and not window.canvas.mask_layer.data.any() and len(shapes.data) == 0
+    do("redo")
+    assert len(shapes.data) == 1 and window.canvas.mask_layer.data[30, 30] == 1
+    np.testing.assert_allclose(shapes.data[0].min(axis=0), (10, 20))
 
     # Which channel matters.
-    window.panels.prompts.leave_one_out_asked.emit()
-    window.wait(lambda: "without" in window.panels.prompts.bars._title)
+    window.panels.prompts.leave_one_out.click()
+    bars = window.panels.prompts.bars
+    window.wait(lambda: "without" in bars._title)
+    assert {row.name: round(row.share, 6) for row in bars._rows} == dict.fromkeys(window.state.names, 0.1)
 
     # The last object gone, the panel offers no export.
     window.session.file.delete([record.id for record in window.session.objects])

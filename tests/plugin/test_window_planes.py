@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import Any
 
+import fake
 import numpy as np
+import pytest
 
 from e2sam.data.masks import MaskCrop
 from e2sam.data.stack import ChannelSpec, ChannelStack
@@ -58,6 +61,51 @@ def test_an_object_is_carried_through_a_series(window: Any) -> None:
     assert session.draft.prompts.points.tolist() == [[70, 60]]
 
 
+def _slide(window: Any, axis: int, position: int) -> None:
+    """Move a slider below the canvas, and wait for what it brings."""
+    window.viewer.window._qt_viewer.dims.slider_widgets[axis].slider.setValue(position)
+    assert window.viewer.dims.current_step[axis] == position
+    window.wait(lambda: window.state.is_encoded)
+
+
+def test_each_slider_of_a_series_of_volumes_brings_its_planes_own_prompts_and_objects(window: Any) -> None:
+    data = np.random.default_rng(3).uniform(0, 1, (2, 3, 2, 80, 96)).astype(np.float32)
+    window.open(ChannelStack(data, (ChannelSpec("a"), ChannelSpec("b")), leading="TZ"))
+    window.wait(lambda: window.canvas.mask_layer is not None)
+    session, canvas = window.session, window.canvas
+
+    def shown() -> tuple[tuple[int, ...], list[int], list[int], list[list[float]], int]:
+        """Plane, objects in table and layer, points, and pixels of the mask."""
+        labels = np.asarray(canvas.objects_layer.data)
+        np.testing.assert_array_equal(labels, session.file.labels(*session.place))
+        return (
+            session.plane,
+            [row.id for row in window.panels.objects.table.rows],
+            [int(number) for number in np.unique(labels) if number],
+            (canvas.points_layer.data[:, ::-1] + 0.5).tolist(),
+            np.count_nonzero(canvas.mask_layer.data),
+        )
+
+    _slide(window, 0, 0)
+    _slide(window, 1, 0)
+    made = {}
+    for number, (axis, position) in enumerate(((0, 0), (1, 1), (0, 1)), start=1):
+        _slide(window, axis, position)
+        window.click(20, 10 * number)
+        window.controller.do("accept")
+        window.click(60, 10 * number)
+        plane = session.plane
+        made[plane] = (plane, [number], [number], [[60, 10 * number]], np.count_nonzero(canvas.mask_layer.data))
+        assert shown() == made[plane] and made[plane][-1] > 0
+    assert list(made) == [(0, 0), (0, 1), (1, 1)]
+
+    # And back, also over planes without anything; another channel is no other plane.
+    for axis, position in ((1, 2), (2, 1), (1, 0), (0, 0), (1, 1), (0, 1)):
+        _slide(window, axis, position)
+        plane = tuple(window.viewer.dims.current_step[:2])
+        assert shown() == made.get(plane, (plane, [], [], [], 0))
+
+
 def test_a_stack_of_one_plane_has_nothing_to_carry_to(window: Any, stack: ChannelStack) -> None:
     window.open(stack)
     assert not window.panels.objects.carry.isVisibleTo(window.panels.objects)
@@ -82,8 +130,11 @@ def test_the_point_lies_in_the_mask_and_the_logits_are_those_of_the_mask() -> No
     np.testing.assert_array_equal(given > 0, mask.full((200, 200))[2::4, 2::4])
 
 
-def test_everything_in_view_is_what_shows_on_the_screen(window: Any, stack: ChannelStack) -> None:
+def test_everything_in_view_is_what_shows_on_the_screen(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     window.open(stack)
+    engine = window.controller.work.engine
     window.viewer.reset_view()
     camera = window.viewer.scene.camera if hasattr(window.viewer, "scene") else window.viewer.camera
     camera.zoom *= 5
@@ -94,10 +145,27 @@ def test_everything_in_view_is_what_shows_on_the_screen(window: Any, stack: Chan
     assert x1 > 52
     assert 16 < y0 < 40
     assert 52 < y1 < 80
-    buttons = window.panels.objects.actions_by_name
+    buttons, status = window.panels.objects.actions_by_name, window.widget.status
+    rows = window.panels.objects.table
+
+    # Stopped while it runs, or left by an engine that is gone: nothing is added, and the buttons are as before.
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "goes_on", Event())
+        for end, says in (
+            (buttons["everything"].click, "Stopped"),
+            (lambda: engine._received.emit((engine._channel, None)), "started again"),
+        ):
+            buttons["everything"].click()
+            assert buttons["everything"].text() == "Stop" and not buttons["everything_here"].isEnabled()
+            window.wait(lambda: "Segmenting everything: 0 %" in status.text())
+            end()
+            window.wait(lambda: buttons["everything"].text() == "Find all" and buttons["everything_here"].isEnabled())
+            assert says in status.text()
+            window.wait(lambda: window.state.is_encoded)
+    assert not rows.rows and not window.session.objects
+
     buttons["everything_here"].click()
     assert not buttons["everything_here"].isEnabled()
-    rows = window.panels.objects.table
     window.wait(lambda: len(rows.rows) == 1 and buttons["everything_here"].isEnabled())
     assert window.session.objects[0].box == (40, 40, 52, 52)
     assert window.canvas.objects_layer.data[45, 45] == window.session.objects[0].id

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import cycle
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
+from fake import FakePrediction, FakePredictor
 from napari.utils.colormaps.standardize_color import transform_color
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from e2sam.data.masks import MaskCrop
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam._convert import xy_of_points
@@ -94,18 +99,46 @@ def _agree(window: Any) -> None:
     np.testing.assert_array_equal(shown, expected_mask)
 
 
-def _watch_masks(window: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each request for masks from now on brings a mask prompt along."""
-    sent: list[bool] = []
+def _watch(window: Any, monkeypatch: pytest.MonkeyPatch, note: Callable[[Request], Any]) -> list[Any]:
+    """What `note` says of each request for masks from now on."""
+    sent: list[Any] = []
     request = window.controller.work.engine.request
 
     def seen(asked: Request) -> None:
         if asked.what == "predict":
-            sent.append("mask_input" in asked.arrays)
+            sent.append(note(asked))
         request(asked)
 
     monkeypatch.setattr(window.controller.work.engine, "request", seen)
     return sent
+
+
+def _watch_masks(window: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each request for masks from now on brings a mask prompt along."""
+    return _watch(window, monkeypatch, lambda asked: "mask_input" in asked.arrays)
+
+
+def _point_at(window: Any, x: float, y: float) -> None:
+    """Move the pointer, and wait until napari has heard of it."""
+    at = _place(window, x, y)
+    # Qt tells of no move to where the pointer is, and vispy of none that comes too soon after another.
+    places = cycle((at, at + QPoint(2, 2)))
+
+    def is_there() -> bool:
+        QTest.mouseMove(_native(window), next(places))
+        return np.allclose(window.viewer.cursor.position[-2:], (y - 0.5, x - 0.5), atol=1)
+
+    window.wait(is_there)
+
+
+def _shown(window: Any) -> MaskCrop:
+    """The candidate that the session says is shown."""
+    draft = window.session.draft
+    return draft.candidates[draft.chosen].mask
+
+
+def _is_drawn(window: Any, x: float, y: float) -> bool:
+    return bool(window.canvas.mask_layer.data[int(y), int(x)])
 
 
 def test_points_come_and_go_by_any_number(window: Any, stack: ChannelStack) -> None:
@@ -329,3 +362,106 @@ def test_an_error_goes_with_the_next_action_that_succeeds(window: Any, stack: Ch
     objects.choose([1, 2])
     objects.action_asked.emit("split")
     assert status.text()
+
+
+def test_the_mask_under_the_pointer_is_a_preview_and_no_more(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _open(window, stack)
+    asked = _watch(window, monkeypatch, lambda request: request.lane)
+    box, mask = window.panels.prompts.hover, window.canvas.mask_layer
+    _point_at(window, 20.5, 20.5)
+    assert not asked
+    _key(window, Qt.Key.Key_H)
+    assert box.isChecked()
+    for x, y in ((30.5, 30.5), (70.5, 40.5)):
+        _point_at(window, x, y)
+        window.wait(lambda x=x, y=y: _is_drawn(window, x, y))
+    assert not _is_drawn(window, 30.5, 30.5)
+    assert window.session.draft.is_empty and window.session.file.next_undo() is None
+    _key(window, Qt.Key.Key_A)
+    assert not window.session.objects
+
+    # It goes when the pointer leaves the image, or the canvas.
+    _point_at(window, -5, 30)
+    assert not mask.data.any()
+    _point_at(window, 50.5, 30.5)
+    window.wait(lambda: _is_drawn(window, 50.5, 30.5))
+    window.viewer.mouse_over_canvas = True
+    QApplication.sendEvent(_native(window), QEvent(QEvent.Type.Leave))
+    assert not mask.data.any()
+
+    # Beside a mask of clicks there is none.
+    _clicked(window, (30.5, 30.5))
+    del asked[:]
+    _point_at(window, 70.5, 60.5)
+    assert not asked
+    _agree(window)
+    _key(window, Qt.Key.Key_C)
+    _point_at(window, 60.5, 50.5)
+    window.wait(lambda: _is_drawn(window, 60.5, 50.5))
+    assert set(asked) == {"hover"}
+
+    # Switched off, it goes at once and nothing is asked.
+    box.click()
+    assert not mask.data.any()
+    del asked[:]
+    _point_at(window, 40.5, 40.5)
+    assert not asked
+
+
+def test_another_candidate_a_closer_look_and_the_newest_of_three_clicks(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _open(window, stack)
+    panel, session = window.panels.prompts, window.session
+    sizes = []
+    _clicked(window, (40.5, 40.5))
+    for position, key in enumerate((Qt.Key.Key_1, Qt.Key.Key_2, Qt.Key.Key_3)):
+        _key(window, key)
+        assert session.draft.chosen == position and panel.candidates[position].isChecked()
+        _agree(window)
+        sizes.append(np.count_nonzero(window.canvas.mask_layer.data))
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
+    QTest.mouseClick(panel.candidates[1], LEFT)
+    assert session.draft.chosen == 1
+    _agree(window)
+    _undo(window)
+    assert session.draft.chosen == 2
+    _agree(window)
+
+    # The fake's closer look fills the box of the mask that is shown; each click is looked at closer.
+    around = _watch(window, monkeypatch, lambda request: request.body.get("around"))
+    box = list(_shown(window).box)
+    panel.window.click()
+    window.wait(lambda: _shown(window).pixels.all())
+    assert around == [box] and list(_shown(window).box) == box
+    _agree(window)
+    _clicked(window, (60.5, 40.5))
+    window.wait(lambda: _shown(window).pixels.all())
+    assert around[1:] == [None, list(_shown(window).box)]
+    _agree(window)
+    panel.window.click()
+    window.wait(lambda: not _shown(window).pixels.all())
+    assert around[3:] == [None]
+    _agree(window)
+
+    # Three clicks during the first one's prediction: one more is made, of all three.
+    _key(window, Qt.Key.Key_C)
+    may_answer, started = Event(), []
+    predict = FakePredictor.predict_prompts
+
+    def wait_and_predict(predictor: FakePredictor, prompts: Prompts, *settings: Any) -> FakePrediction:
+        started.append(len(prompts.points))
+        may_answer.wait(10)
+        return predict(predictor, prompts, *settings)
+
+    monkeypatch.setattr(FakePredictor, "predict_prompts", wait_and_predict)
+    for x in (20.5, 45.5, 70.5):
+        _click(window, x, 30.5)
+    assert len(session.draft.prompts.points) == 3
+    may_answer.set()
+    window.wait(lambda: session.draft.candidates)
+    assert started == [1, 3]
+    assert all(_is_drawn(window, x, 30.5) for x in (20.5, 45.5, 70.5))
+    _agree(window)

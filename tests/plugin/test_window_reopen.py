@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import Window
+from qtpy.QtWidgets import QFileDialog
 
 from e2sam.data.alignment import shifted
 from e2sam.data.io import read_stack, write_stack
@@ -15,7 +17,7 @@ from e2sam.data.stack import ChannelStack
 
 
 def test_an_image_that_moved_or_changed_is_asked_for(
-    make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path
+    make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, image = tmp_path / "work.e2sam", tmp_path / "images" / "scene.tif"
     image.parent.mkdir()
@@ -49,9 +51,13 @@ def test_an_image_that_moved_or_changed_is_asked_for(
     window.wait(lambda: panel.find.isVisibleTo(panel))
     assert "no longer where it was" in panel.lost.text()
     assert not panel.accept.isVisibleTo(panel)
-    window.controller.reopening.find(other)
+    answers = ["", str(other), str(moved)]
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (answers.pop(0), ""))
+    panel.find.click()
+    assert "no longer where it was" in window.widget.status.text()
+    panel.find.click()
     assert "another content" in window.widget.status.text()
-    window.controller.reopening.find(moved)
+    panel.find.click()
     window.wait(lambda: window.state.is_encoded and len(window.session.objects) == 1)
     assert not panel.find.isVisibleTo(panel)
     window.close()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from conftest import Window
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam._convert import STACK_KEY
 from napari_e2sam._reader import read
+from napari_e2sam.widgets.export import ExportRequest
 
 
 def test_layers_of_any_kind_become_stacks(window: Any) -> None:
@@ -57,6 +63,17 @@ def test_layers_of_any_kind_become_stacks(window: Any) -> None:
     window.wait(lambda: window.session.plane == plane and window.state.is_encoded)
     assert len(window.session.objects) == 1
     assert window.canvas.objects_layer.data[20, 20] == 1
+
+    # With the layers the sliders go; the session goes on at the plane that was seen, and no picture of it comes late.
+    viewer.dims.set_current_step(0, 3)
+    assert window.session.plane == (3,)
+    active = window.session.file.active
+    late: list[str] = []
+    viewer.layers.clear()
+    viewer.layers.events.inserted.connect(lambda event: late.append(event.value.name))
+    window.wait(lambda: not window.session.has_stack)
+    assert window.session.file.active == active
+    assert late == []
 
 
 def test_a_click_without_a_channel_says_what_is_missing(window: Any, stack: ChannelStack) -> None:
@@ -106,8 +123,14 @@ def test_a_session_goes_on_in_another_viewer(
     path = tmp_path / "work.e2sam"
     first = Window(make_napari_viewer(show=True), qtbot, session=path)
     second_viewer = make_napari_viewer(show=True)
-    first.open(stack)
+    turned = np.stack([stack.data, stack.data[:, ::-1]])
+    first.open(replace(stack, data=turned, leading="T"))
+    first.viewer.dims.set_current_step(0, 1)
+    first.wait(lambda: first.session.plane == (1,) and first.state.is_encoded)
+    first.controller.encoding.choose_model("other")
     first.tick("red", "thermal")
+    first.panels.channels.save_preset.click()
+    first.wait(lambda: first.state.model["name"] == "other" and first.state.is_encoded)
     first.click(30, 30)
     first.controller.do("accept")
     first.click(60, 50)
@@ -128,10 +151,17 @@ def test_a_session_goes_on_in_another_viewer(
     first.viewer.layers.clear()
     again = Window(first.viewer, qtbot, session=path)
     again.wait(lambda: again.state.is_encoded)
+    assert again.session.plane == (1,)
+    assert again.viewer.dims.current_step[0] == 1
+    assert np.array_equal(again.state.scene.stack.plane(1).read(), turned[1], equal_nan=True)
+    assert again.state.model["name"] == "other"
     assert again.state.names == ("red", "thermal")
+    assert again.panels.channels.presets.currentText() == "red, thermal (Alt+1)"
     assert len(again.session.objects) == 1
     assert again.session.draft.prompts.points.tolist() == [[60.0, 50.0]]
-    again.wait(lambda: len(again.canvas.points_layer.data) == 1)
+    again.wait(lambda: len(again.canvas.points_layer.data) == 1 and again.canvas.objects_layer is not None)
+    assert [again.canvas.objects_layer.data[place] for place in ((30, 30), (50, 60))] == [1, 0]
+    assert [again.canvas.mask_layer.data[place] for place in ((30, 30), (50, 60))] == [0, 1]
     again.close()
 
 
@@ -150,17 +180,94 @@ def test_shifted_channels_are_found_and_corrected(window: Any) -> None:
 
     rng = np.random.default_rng(1)
     base = gaussian_filter(rng.uniform(0, 1, (140, 160)), 2)
-    data = np.stack([base, 1 - np.roll(base, 6, axis=1), base**2]).astype(np.float32)
-    stack = ChannelStack(data[:, 10:130, 10:150], tuple(ChannelSpec(name) for name in ("visible", "thermal", "other")))
+    unlike = gaussian_filter(rng.uniform(0, 1, (140, 160)), 2)
+    data = np.stack([base, 1 - np.roll(base, 6, axis=1), base**2, unlike]).astype(np.float32)
+    names = ("visible", "thermal", "other", "unlike")
+    stack = ChannelStack(data[:, 10:130, 10:150], tuple(map(ChannelSpec, names)))
     window.open(stack)
-    window.tick("visible", "thermal", "other")
-    window.panels.stack.align.click()
-    window.wait(lambda: "thermal lies" in window.panels.stack.alignment.text())
-    assert "other lies" not in window.panels.stack.alignment.text()
-    window.panels.stack.correct.click()
-    window.wait(lambda: "Corrected" in window.panels.stack.alignment.text() and window.state.is_encoded)
+    window.tick(*names)
+    panel = window.panels.stack
+    panel.align.click()
+    window.wait(lambda: panel.alignment.text() == "thermal lies 6.0 px off visible. Too unlike to tell: unlike.")
+    assert panel.correct.isVisibleTo(panel)
+    panel.correct.click()
+    assert not panel.correct.isVisibleTo(panel), "a second click would shift twice"
+    window.wait(lambda: "Corrected: thermal" in panel.alignment.text() and window.state.is_encoded)
     dx, dy = window.session.record.alignment["thermal"]
     assert abs(dx + 6) < 0.5
     assert abs(dy) < 0.5
-    window.controller.stack.alignment.check()
-    window.wait(lambda: "No channel lies" in window.panels.stack.alignment.text())
+
+    # In turns: the channel that lay off, as it lies now, and the first one, each in its own range.
+    def turn() -> str:
+        """Which channel is shown over the image, if any."""
+        shown = [layer.data for layer in window.viewer.layers if layer.name == "channel"]
+        if not shown:
+            return ""
+        (pixels,) = shown
+        normalized = [
+            recipe.apply(plane, np.isfinite(plane))
+            for recipe, plane in zip(window.state.recipes, window.state.scene.stack.read(), strict=True)
+        ]
+        (index,) = (index for index in range(4) if np.abs(pixels - 255 * normalized[index][..., None]).max() < 1)
+        return stack.names[index]
+
+    window.controller.stack.alignment._blinking.setInterval(20)
+    panel.blink.click()
+    for name in ("thermal", "visible", "thermal"):
+        window.wait(lambda name=name: turn() == name)
+    panel.blink.click()
+    assert turn() == ""
+    panel.align.click()
+    window.wait(lambda: panel.alignment.text().startswith("No channel lies more than 2 px off visible."))
+
+
+def test_layers_of_unlike_scale_become_one_stack(window: Any, tmp_path: Path) -> None:
+    viewer, panel, state = window.viewer, window.panels.stack, window.state
+    fine = np.random.default_rng(3).uniform(0, 1, (2, 50, 60)).astype(np.float32)
+    stack = ChannelStack(fine, (ChannelSpec("left"), ChannelSpec("right")))
+    window.open(stack, scale=(1, 0.5, 0.5), translate=(0, 4, 10))
+    blinking = window.controller.stack.alignment._blinking
+    blinking.setInterval(20)
+    panel.align.click()
+    window.wait(panel.alignment.text)
+    panel.blink.click()
+    window.wait(lambda: "channel" in viewer.layers)
+
+    rows, columns = np.mgrid[:40, :48].astype(np.float32)
+    viewer.add_image(100 * rows + columns, name="coarse")
+    window.wait(lambda: panel.layers.count() == 2)
+    assert [panel.layers.item(row).checkState() for row in range(2)] == [Qt.CheckState.Checked, Qt.CheckState.Unchecked]
+    panel.layers.item(1).setCheckState(Qt.CheckState.Checked)
+    window.wait(lambda: len(state.rows) == 3 and state.is_encoded)
+    assert panel.warning.text() == "Resampled to 60 x 50 pixels: coarse."
+    assert tuple(row.name for row in state.rows) == ("left", "right", "coarse")
+    scene, objects = state.scene, window.canvas.objects_layer
+    assert (scene.size, scene.scale, scene.translate) == ((50, 60), (0.5, 0.5), (4, 10))
+    rows, columns = np.mgrid[:50, :60]
+    np.testing.assert_allclose(scene.stack.read()[2], 100 * (4 + rows / 2) + 10 + columns / 2, atol=1e-3)
+    np.testing.assert_array_equal(scene.stack.read()[:2], fine)
+    assert objects.data.shape == (50, 60)
+    assert (tuple(objects.scale), tuple(objects.translate)) == ((0.5, 0.5), (4, 10))
+    # What was measured on one stack is not said of the next, and nothing of it is shown over that.
+    assert panel.alignment.text() == ""
+    assert not panel.blink.isChecked()
+    assert not blinking.isActive()
+    assert "channel" not in viewer.layers
+
+    # A click at row 18 and column 26 of the viewer makes an object there, in the file too.
+    viewer.reset_view()
+    QApplication.processEvents()
+    native, camera = viewer.window._qt_viewer.canvas.native, window.canvas.camera
+    right, down = (np.array([26, 18]) - np.array(camera.center)[[2, 1]]) * camera.zoom
+    where = QPoint(round(native.width() / 2 + right), round(native.height() / 2 + down))
+    QTest.mouseClick(native, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, where)
+    window.wait(lambda: window.session.draft.candidates)
+    np.testing.assert_allclose(window.session.draft.prompts.points, [[32.5, 28.5]], atol=0.3)
+    window.controller.do("accept")
+    assert objects.get_value((18, 26), world=True) == 1
+    path = tmp_path / "objects.tif"
+    window.controller.exchange.export(ExportRequest("tiff", path, False, "objects", False))
+    window.wait(lambda: "Wrote 1 object" in window.widget.status.text())
+    labels = tifffile.imread(path)
+    assert labels.shape == (50, 60)
+    np.testing.assert_allclose(np.argwhere(labels == 1).mean(axis=0), (28, 32), atol=0.3)

@@ -136,11 +136,18 @@ def test_a_folder_is_worked_through_in_the_window(window: Any, folder: Path, qtb
 
     panel.folder_chosen.emit(folder)
     window.wait(lambda: shown(names[0]))
+    window.tick("c", "a")
     window.click(20, 20)
     window.controller.do("accept")
     window.wait(lambda: panel.items.item(0).text().startswith("\N{MIDDLE DOT}"))
+    for mark, left in (("\N{CHECK MARK}", 2), ("\N{MIDDLE DOT}", 3)):
+        panel.done.click()
+        assert panel.items.item(0).text().startswith(mark)
+        assert panel.text.text() == f"1 of 3, {left} to do"
+        assert window.session.record.is_done == panel.done.isChecked() == (left == 2)
     panel.to_do.click()
     window.wait(lambda: shown(names[1]))
+    assert window.state.names == ("c", "a"), "the next image is prepared with the channels chosen here"
     assert panel.items.item(0).text().startswith("\N{CHECK MARK}")
     assert panel.text.text() == "2 of 3, 2 to do"
     assert [layer.name for layer in window.viewer.layers].count("b1") == 0, "one image is shown at a time"
@@ -278,20 +285,4 @@ def test_the_image_of_most_doubt_is_next(window: Any, folder: Path, qtbot: Any) 
     assert not panel.doubt.isEnabled()
     control.go_to_doubt()
     assert window.widget.status.text() == "Every other image of the worklist is done."
-    control.close()
-
-
-def test_images_are_compared_in_a_process_of_its_own(window: Any, folder: Path, qtbot: Any) -> None:
-    """With a real process and a real model, while the window's own engine is the small one."""
-    (folder / "b3.tif").write_bytes(b"II*\0")
-    panel = WorklistPanel()
-    qtbot.addWidget(panel)
-    control = WorklistControl(panel, window.controller.work)
-    panel.folder_chosen.emit(folder)
-    window.wait(lambda: window.state.is_encoded)
-    panel.doubt.click()
-    window.wait(lambda: control.worklist.current != folder / "b1.tif", timeout=200_000)
-    doubts = {path.name: doubt for path, doubt in control._doubts.items()}
-    assert doubts["b3.tif"] is None
-    assert control.worklist.current.name == max(("b2.tif", "b10.tif"), key=lambda name: doubts[name])
     control.close()

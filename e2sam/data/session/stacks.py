@@ -263,6 +263,20 @@ class SettingActions(SessionCore):
             raise SessionError(f"Expected overlap 'newest' or 'oldest', got {policy!r}.")
         self._set_value("overlap", "overlap", policy)
 
+    @property
+    def presets(self) -> tuple[tuple[str, ...], ...]:
+        """Channel selections that the user kept, by name, oldest first; for every stack that has their channels."""
+        return tuple(tuple(names) for names in self._setting_value("presets", []))
+
+    def add_preset(self, names: Sequence[str]) -> None:
+        """Keep a channel selection, by name; one that is kept already stays where it is."""
+        if not names:
+            raise ChannelError("Expected at least 1 channel for a preset, got 0: tick one in Channels.")
+        with self._guard:
+            kept = self.presets
+            if tuple(names) not in kept:
+                self._set_value("presets", "presets", [*kept, tuple(names)])
+
     def training_runs(self) -> tuple[TrainingRun, ...]:
         """All training runs, oldest first."""
         return tuple(decode_run(row) for row in self._journal.rows("SELECT * FROM training_run ORDER BY id"))
