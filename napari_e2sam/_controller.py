@@ -28,9 +28,10 @@ from napari_e2sam._recipe_control import RecipeControl
 from napari_e2sam._reopen_control import ReopenControl
 from napari_e2sam._sample_data import motorcycle
 from napari_e2sam._session import SessionModel
-from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, same_key, shortcuts_with
+from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, readable, same_key, shortcuts_with
 from napari_e2sam._stack_control import StackControl
 from napari_e2sam._state import Workplace
+from napari_e2sam._tooltips import set_tooltips
 from napari_e2sam._worklist_control import WorklistControl
 from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.learning import LearningPanel
@@ -82,6 +83,7 @@ class Controller:
         start_engine: Callable[[], Channel] = start_process,
     ) -> None:
         self.viewer = viewer
+        self._panels = panels
         self.session = SessionModel(session)
         self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), say)
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
@@ -105,7 +107,7 @@ class Controller:
         self._keys = NapariKeys(panels.stack)
         self._keys.changed.connect(self._on_keys)
         self._bind()
-        self._prefer(panels)
+        self._prefer()
         if self.session.file.message:
             say(self.session.file.message, "error")
 
@@ -194,6 +196,14 @@ class Controller:
         self.preferences, self.shortcuts = preferences, shortcuts
         self._bind()
         self._keys.publish(shortcuts)
+        self._name_keys()
+
+    def _name_keys(self) -> None:
+        """Have the panels name the keys that hold."""
+        for panel in vars(self._panels).values():
+            set_tooltips(panel, self.shortcuts)
+        keys = {shortcut.action: readable(shortcut.key) for shortcut in self.shortcuts if shortcut.key}
+        self._panels.objects.set_keys(keys)
 
     def _on_keys(self, made: Mapping[str, str]) -> None:
         """Keep the keys that the user has given to actions in napari's table; not those that two would have."""
@@ -208,7 +218,7 @@ class Controller:
             self.work.fail(str(error))
             self._keys.publish(self.shortcuts)
 
-    def _prefer(self, panels: Panels) -> None:
+    def _prefer(self) -> None:
         """Begin as the user prefers; a file that cannot be used is a line in the panel, no more."""
         try:
             preferences = read_preferences()
@@ -216,9 +226,10 @@ class Controller:
         except E2SamError as error:
             self.work.fail(str(error))
             self._keys.publish(self.shortcuts)
+            self._name_keys()
             return
         self._take(preferences, shortcuts)
-        panels.channels.composite.setChecked(preferences.shows_model_input)
+        self._panels.channels.composite.setChecked(preferences.shows_model_input)
         if preferences.hovers:
             self.prompts.set_hover(True)
 

@@ -10,7 +10,7 @@ from napari.utils.key_bindings import coerce_keybinding
 
 from e2sam.errors import E2SamError
 
-__all__ = ["SHORTCUTS", "Shortcut", "same_key", "shortcut_table", "shortcuts_with"]
+__all__ = ["SHORTCUTS", "Shortcut", "readable", "same_key", "shortcut_table", "shortcuts_with"]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,18 @@ def same_key(one: str, other: str) -> bool:
     return bool(coerce_keybinding(one) == coerce_keybinding(other))
 
 
+def readable(key: str) -> str:
+    """A key as the window shows it: Ctrl+Shift+Z; "none" for no key."""
+    return key.replace("Control", "Ctrl").replace("-", "+") or "none"
+
+
 def shortcut_table(shortcuts: Sequence[Shortcut] = SHORTCUTS) -> str:
     """The shortcuts as an HTML table; numbered ones that have their own keys in one row."""
     rows: dict[str, str] = {}
     for shortcut in shortcuts:
-        key, text = shortcut.key or "none", shortcut.text
+        key, text = readable(shortcut.key), shortcut.text
         if shortcut in SHORTCUTS and text[:-2] in _PLURALS:
             key, text = f"{key[:-1]}1 ... 9", _PLURALS[text[:-2]]
-        rows.setdefault(text, key.replace("Control", "Ctrl").replace("-", "+"))
+        rows.setdefault(text, key)
     lines = (f"<tr><td><b>{key}</b>&nbsp;&nbsp;</td><td>{text}</td></tr>" for text, key in rows.items())
     return "<table>" + "".join(lines) + "</table>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qtpy.QtCore import QItemSelectionModel, Qt, Signal
 from qtpy.QtGui import QColor
@@ -62,6 +62,7 @@ class ObjectsPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._keys: Mapping[str, str] = {}
         self._build()
         self._lay_out()
         self._connect()
@@ -178,7 +179,7 @@ class ObjectsPanel(QWidget):
                 if position < len(colours):
                     self.classes.setItemData(position, QColor(colours[position]), Qt.ItemDataRole.DecorationRole)
                 if position < 9:
-                    self.classes.setItemData(position, f"Ctrl+{position + 1}", Qt.ItemDataRole.ToolTipRole)
+                    self.classes.setItemData(position, self._key_of(f"class {position}"), Qt.ItemDataRole.ToolTipRole)
             self.classes.setCurrentIndex(list(names).index(current) if current in names else -1)
         self.remove_class.setEnabled(len(names) > 1)
 
@@ -186,8 +187,17 @@ class ObjectsPanel(QWidget):
         """Show whether there is something to undo and redo, and what."""
         self.undo.setEnabled(can_undo)
         self.redo.setEnabled(can_redo)
-        self.undo.setToolTip(f"Undo {undo_text}".strip())
-        self.redo.setToolTip(f"Redo {redo_text}".strip())
+        self._history = (can_undo, can_redo, undo_text, redo_text)
+        self.undo.setToolTip(f"Undo {undo_text} {self._key_of('undo')}".strip())
+        self.redo.setToolTip(f"Redo {redo_text} {self._key_of('redo')}".strip())
+
+    def set_keys(self, keys: Mapping[str, str]) -> None:
+        """Name these keys, by action, where the window says what a button or a class is for."""
+        self._keys = keys
+        self.set_history(*self._history)
+
+    def _key_of(self, action: str) -> str:
+        return f"({self._keys[action]})" if action in self._keys else ""
 
     def set_overlap(self, policy: str) -> None:
         """Show the overlap policy: "newest" or "oldest"."""

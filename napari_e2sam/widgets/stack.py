@@ -66,9 +66,9 @@ class StackPanel(QWidget):
         self.correct = QPushButton("Correct", objectName="correct")
         self.blink = QPushButton("Blink", objectName="blink", checkable=True)
         self.alignment = QLabel(wordWrap=True)
-        self.previous = QPushButton("< Previous")
-        self.following = QPushButton("Next >")
-        self.done = QPushButton("Done", checkable=True)
+        self.previous = QPushButton("< Previous", objectName="previous_plane")
+        self.following = QPushButton("Next >", objectName="next_plane")
+        self.done = QPushButton("Done", checkable=True, objectName="planes_done")
         self.position = QLabel()
         self.worklist = QWidget()
 

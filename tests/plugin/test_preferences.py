@@ -87,6 +87,7 @@ def test_what_is_preferred_holds_here_and_in_the_next_window(
     window.wait(lambda: {"T", "G", "Alt+3"} & _bound(window) == {"G"})
     window.open(stack)
     assert {"T", "G"} & {str(key) for key in window.canvas.points_layer.keymap} == {"G"}
+    assert window.panels.objects.carry.toolTip().endswith("from this one (G).")
     kept = json.loads(preferences_path().read_text())
     assert kept == {"hovers": True, "shows_model_input": False, "keys": {"carry": "G", "preset 2": ""}}
     # napari would complain at its next start about actions that are not there yet.

@@ -139,7 +139,7 @@ def test_a_range_that_was_typed_is_undone_and_done_again(window: Any, stack: Cha
     window.wait(lambda: drawn()[2] == "0.2 to 0.6" and state.is_encoded)
     panel.table.setData(panel.table.index(0, Column.RECIPE), "none")
     window.wait(lambda: state.recipes[0].kind == "none" and state.is_encoded)
-    assert window.panels.objects.undo.toolTip() == "Undo Normalize red"
+    assert window.panels.objects.undo.toolTip() == "Undo Normalize red (Ctrl+Z)"
     window.controller.do("undo")
     assert state.recipes[0] == opened[0]
     assert drawn()[2] == "0.2 to 0.6"

@@ -12,6 +12,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QAbstractItemView, QApplication, QComboBox, QPushButton, QWidget
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
+from napari_e2sam._shortcuts import SHORTCUTS, readable
 from napari_e2sam._tooltips import TOOLTIPS
 from napari_e2sam.widgets._channel_table import Column
 
@@ -191,6 +192,8 @@ def test_what_is_in_the_dock_can_be_read(window: Any, stack: ChannelStack) -> No
     own = {"candidates", "undo", "redo"}
     assert [widget.objectName() for widget in ours if not widget.toolTip()] == []
     said = {widget.objectName(): widget.toolTip() for widget in ours if widget.objectName() not in own}
-    assert said == {
-        name: text for name, text in TOOLTIPS.items() if name not in own and not name.startswith(("batch_", "range"))
-    }
+    keys = {one.action.replace(" ", "_"): readable(one.key) for one in SHORTCUTS}
+    wanted = {name: text for name, text in TOOLTIPS.items() if not name.startswith(("batch_", "range", "candidates"))}
+    assert said == {name: text.format_map(keys) for name, text in wanted.items()}
+    assert said["accept"] == "Keep the mask as an object (A)."
+    assert window.panels.prompts.accept.text() == "Accept (A)"
