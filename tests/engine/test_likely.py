@@ -35,6 +35,8 @@ def test_an_empty_candidate_is_not_likely() -> None:
     assert likely_candidate((0.9,), (0,), (300, 300, 300)) == 0
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=3), st.integers(3, 10), st.integers(1, 10**9))
-def test_candidates_of_one_size_are_told_apart_by_their_quality(scores: list[float], count: int, area: int) -> None:
-    assert likely_candidate(scores, [area] * len(scores), [50] * count) == scores.index(max(scores))
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=3), st.integers(3, 10), st.integers(1, 10**9))
+def test_candidates_of_one_size_are_told_apart_by_their_quality(scores: list[int], count: int, area: int) -> None:
+    assert likely_candidate([score / 1000 for score in scores], [area] * len(scores), [50] * count) == scores.index(
+        max(scores)
+    )
