@@ -192,18 +192,14 @@ class Controller:
         self._take(preferences, shortcuts)
 
     def _take(self, preferences: Preferences, shortcuts: tuple[Shortcut, ...]) -> None:
+        """Let these hold: bound, shown in napari's table, and named by the panels."""
         self._unbind()
         self.preferences, self.shortcuts = preferences, shortcuts
         self._bind()
         self._keys.publish(shortcuts)
-        self._name_keys()
-
-    def _name_keys(self) -> None:
-        """Have the panels name the keys that hold."""
         for panel in vars(self._panels).values():
-            set_tooltips(panel, self.shortcuts)
-        keys = {shortcut.action: readable(shortcut.key) for shortcut in self.shortcuts if shortcut.key}
-        self._panels.objects.set_keys(keys)
+            set_tooltips(panel, shortcuts)
+        self._panels.objects.set_keys({one.action: readable(one.key) for one in shortcuts if one.key})
 
     def _on_keys(self, made: Mapping[str, str]) -> None:
         """Keep the keys that the user has given to actions in napari's table; not those that two would have."""
@@ -225,8 +221,7 @@ class Controller:
             shortcuts = shortcuts_with(preferences.keys)
         except E2SamError as error:
             self.work.fail(str(error))
-            self._keys.publish(self.shortcuts)
-            self._name_keys()
+            self._take(self.preferences, self.shortcuts)
             return
         self._take(preferences, shortcuts)
         self._panels.channels.composite.setChecked(preferences.shows_model_input)
