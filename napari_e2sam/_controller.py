@@ -204,12 +204,13 @@ class Controller:
     def _on_keys(self, made: Mapping[str, str]) -> None:
         """Keep the keys that the user has given to actions in napari's table; not those that two would have."""
         ours = {shortcut.action: shortcut.key for shortcut in SHORTCUTS}
-        keys = {**self.preferences.keys, **made}
-        kept = {action: key for action, key in keys.items() if not same_key(key, ours[action])}
-        if kept == self.preferences.keys:
-            return
         try:
-            self.prefer(replace(self.preferences, keys=kept))
+            # Another window may have kept something else meanwhile.
+            before = read_preferences()
+            keys = {**before.keys, **made}
+            kept = {action: key for action, key in keys.items() if not same_key(key, ours[action])}
+            if kept != self.preferences.keys:
+                self.prefer(replace(before, keys=kept))
         except E2SamError as error:
             self.work.fail(str(error))
             self._keys.publish(self.shortcuts)

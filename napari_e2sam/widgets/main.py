@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -255,7 +256,7 @@ class SegmentWidget(QWidget):
 
     def _on_preferences(self, preferences: Preferences) -> None:
         try:
-            self.controller.prefer(preferences)
+            self.controller.prefer(replace(preferences, keys=self.controller.preferences.keys))
         except E2SamError as error:
             self.form.fail(str(error))
             return

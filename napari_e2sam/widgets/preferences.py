@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from magicgui.widgets import CheckBox, Container, Label, PushButton
 from psygnal import Signal
 
@@ -24,7 +22,6 @@ class PreferencesForm(Container):
     asked = Signal(Preferences)
 
     def __init__(self, preferences: Preferences) -> None:
-        self._before = preferences
         self._hovers = CheckBox(name="hovers", text="Hover preview in a new window", value=preferences.hovers)
         self._input = CheckBox(
             name="shows_model_input", text="Model input in a new window", value=preferences.shows_model_input
@@ -37,8 +34,8 @@ class PreferencesForm(Container):
 
     @property
     def preferences(self) -> Preferences:
-        """What the form says."""
-        return replace(self._before, hovers=bool(self._hovers.value), shows_model_input=bool(self._input.value))
+        """What the form says, which is nothing of keys."""
+        return Preferences(bool(self._hovers.value), bool(self._input.value))
 
     def fail(self, text: str) -> None:
         """Say what is wrong with what was asked for."""

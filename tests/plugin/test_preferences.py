@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from conftest import Window
 from napari._qt.widgets.qt_keyboard_settings import ShortcutEditor
 from napari.settings import get_settings
+from napari.utils.action_manager import action_manager
 from qtpy.QtWidgets import QMessageBox
 
 from e2sam.data.stack import ChannelStack
@@ -93,8 +95,11 @@ def test_what_is_preferred_holds_here_and_in_the_next_window(
     # napari would complain at its next start about actions that are not there yet.
     assert not [name for name in get_settings().shortcuts.shortcuts if name.startswith("napari-e2sam")]
     # What is another action's stays with it; what is given back is ours again.
+    window.widget.prefer.click()
     _type_key(editor, "E2SAM: Channel preset 3", "Alt+3")
     window.wait(lambda: "Alt+3" in _bound(window))
+    # A form that was open meanwhile says nothing of keys.
+    window.widget.form["save"].native.click()
     assert json.loads(preferences_path().read_text())["keys"] == {"carry": "G"}
     dialog.close()
     shown: list[str] = []
@@ -106,8 +111,16 @@ def test_what_is_preferred_holds_here_and_in_the_next_window(
     assert other.panels.prompts.hover.isChecked()
     assert not other.panels.channels.composite.isChecked()
     assert {"T", "G"} & _bound(other) == {"G"}
+    # What one window keeps, the other does not take back with the next key.
+    window.controller.prefer(replace(window.controller.preferences, hovers=False))
+    action_manager.unbind_shortcut("napari-e2sam:carry")
+    action_manager.bind_shortcut("napari-e2sam:carry", "Shift-G")
+    for one in (window, other):
+        one.wait(lambda one=one: {"G", "Shift+G"} & _bound(one) == {"Shift+G"})
+    kept = json.loads(preferences_path().read_text())
+    assert kept == {"hovers": False, "shows_model_input": False, "keys": {"carry": "Shift-G"}}
     other.close()
-    assert "G" in _bound(window)
+    assert "Shift+G" in _bound(window)
 
 
 def test_a_broken_file_is_a_line_in_the_panel(viewer: Any, qtbot: Any) -> None:
