@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,10 +17,14 @@ Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 are the first pixels outside."""
 
 _HEADER = struct.Struct("<2siiII")
-_MAGIC = b"M1"
-# Past so many pixels a mask is held as bits: an eighth of the memory, and nothing is unpacked that nobody looks at.
-_MOST_UNPACKED = 1 << 20
-_BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+_PIXELS, _RUNS = b"M1", b"M2"
+_COUNT = struct.Struct("<Q")
+# Past so many pixels a mask is held as runs: a fraction of the memory, and no pixels are made that nobody looks at.
+_MOST_PIXELS = 1 << 20
+# A mask is read in parts that stay in the caches.
+_PART = 1 << 20
+# Nothing deflates to less than 1 / 1032: what a damaged head tells is not believed beyond that.
+_MOST_INFLATED = 1032
 
 
 def intersect(first: Box, second: Box) -> Box | None:
@@ -46,7 +51,7 @@ def unite(first: Box, second: Box) -> Box:
 class MaskCrop:
     """A non-empty mask cut to its bounding box; never changed once it is made.
 
-    A large one that was stored or sent is held as it came, and unpacked only where somebody looks at it.
+    A large one is held as runs of set pixels, so that it costs as much as its outline is long.
 
     Parameters
     ----------
@@ -70,29 +75,29 @@ class MaskCrop:
     ((2, 1, 5, 3), 6)
     """
 
-    __slots__ = ("_area", "_bits", "_deflated", "_pixels", "shape", "x0", "y0")
+    __slots__ = ("_area", "_deflated", "_pixels", "_runs", "shape", "x0", "y0")
 
     def __init__(self, pixels: NDArray[np.bool_], x0: int, y0: int) -> None:
         self.shape: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
         self.x0 = x0
         self.y0 = y0
         self._pixels: NDArray[np.bool_] | None = pixels
-        # Of a mask without pixels at hand: its bits, as `to_bytes` deflates them, or both; and what was counted.
-        self._bits: NDArray[np.uint8] | None = None
+        # Of a mask without pixels at hand: its runs, as `to_bytes` deflates them, or both; and what was counted.
+        self._runs: NDArray[np.int64] | None = None
         self._deflated: bytes | None = None
         self._area: int | None = None
 
     @classmethod
-    def of_bits(cls, bits: NDArray[np.uint8], shape: tuple[int, int], x0: int, y0: int) -> MaskCrop:
-        """A mask of `shape` (h, w) from its bits, as `numpy.packbits` makes them of the pixels row by row."""
+    def of_runs(cls, runs: NDArray[np.int64], shape: tuple[int, int], x0: int, y0: int) -> MaskCrop:
+        """A mask of `shape` (h, w) from its `runs`."""
         height, width = shape
-        if height * width <= _MOST_UNPACKED:
-            pixels = np.unpackbits(bits, count=height * width).reshape(shape).view(bool)
+        if height * width <= _MOST_PIXELS:
+            pixels = _expanded(runs, 0, height * width).reshape(shape)
             pixels.flags.writeable = False
             return cls(pixels, x0, y0)
-        bits = bits.view()
-        bits.flags.writeable = False
-        return cls._held(shape, x0, y0, bits=bits)
+        runs = runs.view()
+        runs.flags.writeable = False
+        return cls._held(shape, x0, y0, runs=runs)
 
     @classmethod
     def _held(
@@ -101,20 +106,20 @@ class MaskCrop:
         x0: int,
         y0: int,
         pixels: NDArray[np.bool_] | None = None,
-        bits: NDArray[np.uint8] | None = None,
+        runs: NDArray[np.int64] | None = None,
         deflated: bytes | None = None,
         area: int | None = None,
     ) -> MaskCrop:
         """A mask held as it is given."""
         mask = cls.__new__(cls)
         mask.shape, mask.x0, mask.y0 = shape, x0, y0
-        mask._pixels, mask._bits, mask._deflated, mask._area = pixels, bits, deflated, area
+        mask._pixels, mask._runs, mask._deflated, mask._area = pixels, runs, deflated, area
         return mask
 
     def compact(self) -> MaskCrop:
-        """The same mask, held as bits where it is large."""
-        is_held = self._pixels is None or self._pixels.size <= _MOST_UNPACKED
-        return self if is_held else MaskCrop.of_bits(self.bits, self.shape, self.x0, self.y0)
+        """The same mask, held as runs where it is large."""
+        is_held = self._pixels is None or self._pixels.size <= _MOST_PIXELS
+        return self if is_held else MaskCrop.of_runs(self.runs, self.shape, self.x0, self.y0)
 
     @classmethod
     def of(cls, mask: ArrayLike, x0: int = 0, y0: int = 0) -> MaskCrop:
@@ -143,7 +148,7 @@ class MaskCrop:
     def moved(self, right: int, down: int) -> MaskCrop:
         """The same mask, so many pixels further."""
         place = self.x0 + right, self.y0 + down
-        return MaskCrop._held(self.shape, *place, self._pixels, self._bits, self._deflated, self._area)
+        return MaskCrop._held(self.shape, *place, self._pixels, self._runs, self._deflated, self._area)
 
     @property
     def pixels(self) -> NDArray[np.bool_]:
@@ -151,19 +156,25 @@ class MaskCrop:
         return self._rows(0, self.shape[0]) if self._pixels is None else self._pixels
 
     @property
-    def bits(self) -> NDArray[np.uint8]:
-        """The pixels packed by eight, row by row, as `numpy.packbits` does it."""
+    def runs(self) -> NDArray[np.int64]:
+        """(2R,) int64, rising: where each run of set pixels begins and ends, counted row by row."""
         if self._pixels is not None:
-            return np.packbits(self._pixels)
-        if self._bits is None:
+            flat = self._pixels.reshape(-1)
+            return _runs_in(flat[at : at + _PART] for at in range(0, flat.size, _PART))
+        if self._runs is None:
             assert self._deflated is not None
-            self._bits = _inflated(self._deflated, self.shape)
-        return self._bits
+            self._runs = _inflated(self._deflated, self.shape)
+        return self._runs
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the mask takes, or will take as soon as somebody looks at it."""
-        return _num_packed(self.shape) if self._pixels is None else self._pixels.nbytes
+        if self._pixels is not None:
+            return self._pixels.nbytes
+        if self._runs is not None:
+            return self._runs.nbytes
+        assert self._deflated is not None
+        return 16 * int(_COUNT.unpack_from(self._deflated)[0])
 
     @property
     def is_fixed(self) -> bool:
@@ -182,33 +193,29 @@ class MaskCrop:
         if self._pixels is not None:
             return int(np.count_nonzero(self._pixels))
         if self._area is None:
-            self._area = _count_set(self.bits)
+            self._area = int((self.runs[1::2] - self.runs[::2]).sum())
         return self._area
 
     def thinned(self, step: int) -> NDArray[np.bool_]:
         """The middle pixel of each `step` x `step` of them, (h / step, w / step) rounded up."""
-        height, width = self.shape
-        rows = np.minimum(np.arange(0, height, step) + step // 2, height - 1)
+        rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in self.shape)
         if self._pixels is not None:
-            lines = self._pixels[rows]
-        elif width % 8:
-            lines = np.concatenate([self._rows(row, row + 1) for row in rows.tolist()])
-        else:
-            # Rows that begin a byte need not be looked for one by one.
-            lines = np.unpackbits(self.bits.reshape(height, -1)[rows], axis=1).view(bool)
-        found = lines[:, step // 2 :: step]
-        is_short = found.shape[1] * step < width
-        return np.ascontiguousarray(np.concatenate((found, lines[:, -1:]), axis=1) if is_short else found)
+            found: NDArray[np.bool_] = self._pixels[np.ix_(rows, columns)]
+            return found
+        height, width = self.shape
+        row, column = np.divmod(self.runs, width)
+        # How many of the pixels that are taken lie before each end of a run.
+        before = np.searchsorted(rows, np.arange(height + 1))[row] * columns.size
+        is_taken = np.isin(np.arange(height + 1), rows)[row]
+        before += np.where(is_taken, np.searchsorted(columns, np.arange(width))[column], 0)
+        return _expanded(before, 0, rows.size * columns.size).reshape(rows.size, columns.size)
 
     def _rows(self, top: int, bottom: int) -> NDArray[np.bool_]:
         """Some whole rows of the pixels."""
         if self._pixels is not None:
             return self._pixels[top:bottom]
         width = self.shape[1]
-        first, end = top * width, bottom * width
-        found = np.unpackbits(self.bits[first // 8 : -(-end // 8)])[first % 8 :][: end - first]
-        rows: NDArray[np.bool_] = found.reshape(bottom - top, width).view(bool)
-        return rows
+        return _expanded(self.runs, top * width, bottom * width).reshape(bottom - top, width)
 
     def full(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """The mask as (H, W) bool of an image of `size` (height, width)."""
@@ -235,40 +242,89 @@ class MaskCrop:
         return x0 >= 0 and y0 >= 0 and x1 <= size[1] and y1 <= size[0]
 
     def to_bytes(self) -> bytes:
-        """The mask as bytes: offset, size, and its bits packed by rows and deflated. Equal masks give equal bytes."""
-        deflated = self._deflated or zlib.compress(np.ascontiguousarray(self.bits).data, 1)
-        if self._pixels is None:
-            self._deflated = deflated
-        return _HEADER.pack(_MAGIC, self.x0, self.y0, *self.shape) + deflated
+        """The mask as bytes: offset, size, and its bits packed by rows, or its runs if it is large, deflated.
+
+        Equal masks give equal bytes.
+        """
+        if self.shape[0] * self.shape[1] <= _MOST_PIXELS:
+            head, body = _PIXELS, zlib.compress(np.packbits(self.pixels).data, 1)
+        else:
+            head, body = _RUNS, self._deflated or _deflated(self.runs)
+            if self._pixels is None:
+                self._deflated = body
+        return _HEADER.pack(head, self.x0, self.y0, *self.shape) + body
 
     @classmethod
     def from_bytes(cls, data: bytes, area: int | None = None) -> MaskCrop:
-        """The mask that `to_bytes` wrote; `area` where it is known, so that nobody has to count."""
-        magic, x0, y0, height, width = _HEADER.unpack_from(data)
-        if magic != _MAGIC:
-            raise PromptError(f"Expected a stored mask, got bytes that begin with {magic!r}.")
-        deflated = data[_HEADER.size :]
-        if height * width <= _MOST_UNPACKED:
-            return cls.of_bits(_inflated(deflated, (height, width)), (height, width), x0, y0)
-        return cls._held((height, width), x0, y0, deflated=deflated, area=area)
+        """The mask that `to_bytes` wrote; `area` where it is known, so that nobody has to count.
+
+        Raises
+        ------
+        PromptError
+            If they are no mask, or not all of one.
+        """
+        if len(data) < _HEADER.size + _COUNT.size or data[:2] not in (_PIXELS, _RUNS):
+            raise PromptError(f"Expected a stored mask, got {len(data)} bytes that begin with {data[:2]!r}.")
+        head, x0, y0, height, width = _HEADER.unpack_from(data)
+        body = data[_HEADER.size :]
+        if head == _RUNS:
+            return cls._held((height, width), x0, y0, deflated=body, area=area)
+        count = height * width
+        bits = np.frombuffer(_inflate(body, -(-count // 8)), np.uint8)
+        if count <= _MOST_PIXELS:
+            pixels = np.unpackbits(bits, count=count).reshape(height, width).view(bool)
+            pixels.flags.writeable = False
+            return cls(pixels, x0, y0)
+        # Large masks too were stored so, before there were runs.
+        parts = (np.unpackbits(bits[at // 8 :], count=min(_PART, count - at)) for at in range(0, count, _PART))
+        return cls.of_runs(_runs_in(part.view(bool) for part in parts), (height, width), x0, y0)
 
 
-def _num_packed(shape: tuple[int, int]) -> int:
-    """Bytes that the bits of a mask fill."""
-    return -(-shape[0] * shape[1] // 8)
+def _runs_in(parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """Runs of set pixels in a flat mask that comes in parts."""
+    ends, at, is_set = [], 0, False
+    for part in parts:
+        ends.append(at + np.flatnonzero(np.diff(part, prepend=is_set)))
+        at, is_set = at + part.size, bool(part[-1])
+    return np.concatenate((*ends, [at] if is_set else [])).astype(np.int64)
 
 
-def _inflated(deflated: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """The bits of a mask of `shape`, read-only; zlib is told how many, or it moves them again and again."""
-    # What a damaged head tells is not believed: nothing deflates to less than 1 / 1032.
-    size = min(_num_packed(shape), 1032 * len(deflated))
-    return np.frombuffer(zlib.decompress(deflated, bufsize=max(1, size)), np.uint8)
+def _expanded(runs: NDArray[np.int64], start: int, end: int) -> NDArray[np.bool_]:
+    """The pixels of runs from one to another, counted row by row."""
+    first, behind = np.searchsorted(runs, (start, end)).tolist()
+    lengths = np.diff(runs[first:behind], prepend=start, append=end)
+    is_set = np.zeros(lengths.size, bool)
+    is_set[1 - first % 2 :: 2] = True
+    return np.repeat(is_set, lengths)
 
 
-def _count_set(bits: NDArray[np.uint8]) -> int:
-    """Number of bits that are set."""
-    # numpy counts them itself from 2.0 on, and eight bytes as fast as one.
-    if not hasattr(np, "bitwise_count"):
-        return int(_BITS_SET[bits].sum(dtype=np.int64))
-    words = bits[: bits.size // 8 * 8].view(np.uint64)
-    return sum(int(np.bitwise_count(part).sum(dtype=np.int64)) for part in (words, bits[8 * words.size :]))
+def _deflated(runs: NDArray[np.int64]) -> bytes:
+    """Runs as bytes: how many, and all their lengths and gaps, first the lowest byte of each, deflated."""
+    lengths = np.diff(runs, prepend=0).astype("<i8").view(np.uint8).reshape(-1, 8)
+    return _COUNT.pack(runs.size // 2) + zlib.compress(np.ascontiguousarray(lengths.T).data, 1)
+
+
+def _inflated(deflated: bytes, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """The runs that `_deflated` wrote of a mask of `shape`."""
+    (count,) = _COUNT.unpack_from(deflated)
+    data = np.frombuffer(_inflate(deflated[_COUNT.size :], 16 * count), np.uint8)
+    lengths = np.ascontiguousarray(data.reshape(8, -1).T).view("<i8")[:, 0]
+    runs = np.cumsum(lengths, dtype=np.int64)
+    height, width = shape
+    # A mask is cut to what is set: it has a run in its first row, and one in its last.
+    fits = runs.size > 0 and 0 <= runs[0] < width and (height - 1) * width < runs[-1] <= height * width
+    if not fits or (lengths[1:] < 1).any():
+        raise PromptError("Expected a stored mask, got runs that do not fit it: the mask is damaged.")
+    runs.flags.writeable = False
+    return runs
+
+
+def _inflate(deflated: bytes, size: int) -> bytes:
+    """`size` bytes; zlib is told how many, or it moves them again and again."""
+    try:
+        data = zlib.decompress(deflated, bufsize=max(1, min(size, _MOST_INFLATED * len(deflated))))
+    except zlib.error as error:
+        raise PromptError(f"Expected a stored mask, got bytes that cannot be inflated: {error}.") from None
+    if len(data) != size:
+        raise PromptError(f"Expected a stored mask of {size} bytes, got {len(data)}: the mask is damaged.")
+    return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,21 +13,18 @@ from torch.nn import functional as F
 from e2sam.data.masks import MaskCrop
 from e2sam.inference.frame import Frame
 
-__all__ = ["tight_mask", "upsampled_crop"]
+__all__ = ["upsampled_crop"]
 
-# Up to so many pixels, working all of a box out costs less than finding and filling what is along the outline.
+# Up to so many pixels, working all of a box out costs less than finding where rows cross the outline.
 _MOST_DENSE = 1 << 20
-# So many pixels, or pieces of eight pixels in the rows of a cell, are worked on at once: they stay in the caches.
-_BAND_PIXELS = 1 << 20
-_PIECES_AT_ONCE = 2048
 
 
 def upsampled_crop(logits: NDArray[np.float32], frame: Frame) -> MaskCrop | None:
     """Where logits (h, w) of the decoder are above 0 in the image; None where they nowhere are.
 
     The same two bilinear steps as `Sam.postprocess_masks` (to the frame, then to the image), but the second is worked
-    out only around the object, and of a large one only at pixels between logits of unlike sign: elsewhere a convex
-    combination has the sign of its corners.
+    out only around the object, and of a large one only where a row crosses its outline, between logits of unlike sign:
+    elsewhere a convex combination has the sign of its corners.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(logits))[None, None]
     height, width = frame.input_size
@@ -38,33 +34,6 @@ def upsampled_crop(logits: NDArray[np.float32], frame: Frame) -> MaskCrop | None
         whole = F.interpolate(inner, frame.original_size, mode="bilinear", align_corners=False)[0, 0].numpy() > 0
         return _tight(whole, 0, 0)
     return _upsampled_sparse(inner[0, 0].numpy(), frame.original_size)
-
-
-def tight_mask(packed: NDArray[np.uint8], width: int, corner: tuple[int, int]) -> MaskCrop | None:
-    """A mask whose rows are packed bits that each begin a byte, (h, width / 8 rounded up), cut to what is set.
-
-    `corner` is the (x, y) of its first pixel in the image. None for a mask of nothing.
-    """
-    rows = np.flatnonzero(packed.any(axis=1))
-    if rows.size == 0:
-        return None
-    columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(packed, axis=0))[:width])
-    (y0, y1), (x0, x1) = ((int(used[0]), int(used[-1]) + 1) for used in (rows, columns))
-    if (x0, x1) == (0, width) and width % 8 == 0:
-        bits = packed[y0:y1].reshape(-1)
-    else:
-        bits = np.concatenate(list(_repacked(packed, (y0, y1, x0, x1))))
-    return MaskCrop.of_bits(bits, (y1 - y0, x1 - x0), corner[0] + x0, corner[1] + y0)
-
-
-def _repacked(packed: NDArray[np.uint8], part: tuple[int, int, int, int]) -> Iterator[NDArray[np.uint8]]:
-    """Bits of rows and columns of a mask whose rows each begin a byte, one row right after the other."""
-    y0, y1, x0, x1 = part
-    # Eight rows fill whole bytes.
-    at_once = max(8, _BAND_PIXELS // (x1 - x0) // 8 * 8)
-    for start in range(y0, y1, at_once):
-        rows = packed[start : min(start + at_once, y1), x0 // 8 : -(-x1 // 8)]
-        yield np.packbits(np.unpackbits(rows, axis=1)[:, x0 % 8 : x0 % 8 + x1 - x0])
 
 
 def _tight(mask: NDArray[np.bool_], left: int, top: int) -> MaskCrop | None:
@@ -108,45 +77,59 @@ def _upsampled_sparse(inner: NDArray[np.float32], size: tuple[int, int]) -> Mask
     left, right = int(horizontal.starts[columns[0]]), int(horizontal.starts[columns[-1] + 1])
     if (bottom - top) * (right - left) <= _MOST_DENSE:
         return _tight(_all_of(inner, axes, (top, bottom, left, right)), left, top)
-    # Rows of a cell are alike where no corners differ in sign, and are written as bytes.
-    cells = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    heights, widths = (np.diff(axis.starts[part.start : part.stop + 1]) for axis, part in zip(axes, cells, strict=True))
-    packed = np.repeat(np.packbits(np.repeat(every[cells], widths, axis=1), axis=1), heights, axis=0)
-    unlike = np.packbits(np.repeat((some & ~every)[cells], widths, axis=1), axis=1)
-    pieces = np.argwhere(unlike) + (cells[0].start, 0)
-    for begin in range(0, len(pieces), _PIECES_AT_ONCE):
-        _fill_pieces(packed, inner, pieces[begin : begin + _PIECES_AT_ONCE], axes, (top, left, right))
-    return tight_mask(packed, right - left, (left, top))
+    # Cells whose corners agree are set wholly or not at all, those of the outline differ from row to row.
+    heights = np.diff(vertical.starts)
+    y, x = np.divmod(np.flatnonzero(np.repeat(some & ~every, heights, axis=0)), inner.shape[1])
+    begins, ends, across = _outline(inner, y, x, axes)
+    # Whether, in each row of the image, the first and the last pixel of each cell are set; what lies outside is not.
+    first = np.pad(np.repeat(every, heights, axis=0), ((0, 0), (0, 1)))
+    last = np.roll(first, 1)
+    first[y, x], last[y, x + 1] = begins, ends
+    row, cell = np.divmod(np.flatnonzero(first != last), first.shape[1])
+    row, column = np.append(row, y[begins != ends]), np.append(horizontal.starts[cell], across)
+    # Two sorted lists become one.
+    order = np.argsort(row * (size[1] + 1) + column, kind="stable")
+    return _of_ends(row[order], column[order])
 
 
-def _fill_pieces(
-    packed: NDArray[np.uint8],
-    inner: NDArray[np.float32],
-    pieces: NDArray[np.intp],
-    axes: tuple[_Axis, _Axis],
-    place: tuple[int, int, int],
-) -> None:
-    """Interpolate, in `packed`, eight pixels side by side in all rows of a cell: pieces (K, 2), cell and byte.
+def _outline(
+    inner: NDArray[np.float32], y: NDArray[np.intp], x: NDArray[np.intp], axes: tuple[_Axis, _Axis]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
+    """Whether the first and the last pixel of cells `x` are set in rows `y` of the image.
 
-    `place` is the first row, the first column and the end of the columns that `packed` holds of the image.
+    Along a row, the logits of a cell change their sign once at most: last, of the cells where the two differ, the first
+    column behind that.
     """
-    (vertical, horizontal), (top, left, right) = axes, place
-    y, byte = pieces.T
-    columns = left + 8 * byte[:, None] + np.arange(8)
-    is_there = columns < right
-    columns = np.minimum(columns, right - 1)
-    x, across = horizontal.low[columns], horizontal.share[columns]
-    x_next, y, y_next = horizontal.after(x), y[:, None], vertical.after(y)[:, None]
-    upper = _lerp(inner[y, x], inner[y, x_next], across)
-    lower = _lerp(inner[y_next, x], inner[y_next, x_next], across)
-    # Cells differ in height by a row where the image is no multiple of the frame: the last row of the short ones is
-    # worked out twice.
-    ends = vertical.starts[y + 1] - 1
-    rows = np.minimum(vertical.starts[y] + np.arange(int((ends - vertical.starts[y]).max()) + 1), ends)
-    inside = _lerp(upper[:, None], lower[:, None], vertical.share[rows][:, :, None]) > 0
-    if not is_there.all():
-        inside &= is_there[:, None]
-    packed[rows - top, byte[:, None]] = np.packbits(inside.reshape(-1)).reshape(rows.shape)
+    vertical, horizontal = axes
+    row, down = vertical.low[y], vertical.share[y]
+    flat = inner.reshape(-1)
+    upper, lower = row * inner.shape[1], vertical.after(row) * inner.shape[1]
+    x_next = horizontal.after(x)
+    start = _lerp(flat.take(upper + x), flat.take(lower + x), down)
+    slope = _lerp(flat.take(upper + x_next), flat.take(lower + x_next), down) - start
+    first, last = horizontal.starts[x], horizontal.starts[x + 1] - 1
+    begins, ends = start + slope * horizontal.share[first] > 0, start + slope * horizontal.share[last] > 0
+    is_crossed = begins != ends
+    start, slope, wanted = start[is_crossed], slope[is_crossed], ends[is_crossed]
+    where = (x[is_crossed] - start / slope + 0.5) * (horizontal.low.size / inner.shape[1]) - 0.5
+    column = np.clip(np.ceil(where).astype(np.intp), first[is_crossed] + 1, last[is_crossed])
+    # The place is worked out, the sign is what counts: rounding may put it off by one.
+    before, there = (start + slope * horizontal.share[at] > 0 for at in (column - 1, column))
+    column += np.where(there != wanted, 1, np.where(before == wanted, -1, 0))
+    return begins, ends, column
+
+
+def _of_ends(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> MaskCrop | None:
+    """A mask from where its runs begin and end, row by row."""
+    if rows.size == 0:
+        return None
+    (left, top), (right, bottom) = (columns[::2].min(), rows[0]), (columns[1::2].max(), rows[-1] + 1)
+    shape = int(bottom - top), int(right - left)
+    runs = (rows - top) * shape[1] + columns - left
+    # What ends with one row and begins with the next is one run.
+    goes_on = np.flatnonzero(runs[1:-1:2] == runs[2::2])
+    runs = np.delete(runs, np.concatenate((2 * goes_on + 1, 2 * goes_on + 2)))
+    return MaskCrop.of_runs(runs, shape, int(left), int(top))
 
 
 def _all_of(
