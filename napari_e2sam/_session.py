@@ -108,13 +108,20 @@ class SessionModel:
     def close(self) -> None:
         """Close the file; one that was begun here and never used is taken away."""
         self._unsubscribe()
-        is_unused = self._is_new and self.file.is_open and not self.file.objects() and not self.file.history(1)
+        is_unused = self._is_new and self.file.is_open and not self._is_used
         self.file.close()
         if is_unused:
             for path in self.path.parent.glob(f"{self.path.name}*"):
                 path.unlink(missing_ok=True)
             # Pixels of layers without a file, which were kept to reopen it.
             shutil.rmtree(self.path.with_suffix(".stacks"), ignore_errors=True)
+
+    @property
+    def _is_used(self) -> bool:
+        """Whether the session holds anything that the user would miss."""
+        file = self.file
+        made = (file.objects(), file.history(1), file.presets, file.training_runs())
+        return any(made) or any(stack.is_done or stack.alignment for stack in file.stacks())
 
     def tell(self) -> None:
         """Tell the window, on its own thread, what was done on others since."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
 from conftest import Window
 from qtpy.QtCore import QPoint, Qt
@@ -173,6 +174,23 @@ def test_an_unused_session_leaves_no_file(window: Any, own_sessions: Path) -> No
     assert len(list(own_sessions.glob("*.stacks/*.npz"))) == 1
     window.close()
     assert list(own_sessions.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["preset", "done", "alignment", "training"])
+def test_a_session_of_settings_alone_is_kept(window: Any, own_sessions: Path, what: str) -> None:
+    window.viewer.add_image(np.random.default_rng(0).uniform(0, 1, (3, 60, 70)), rgb=False)
+    window.wait(lambda: window.state.is_encoded)
+    file, (stack_id, _) = window.session.file, window.session.place
+    if what == "preset":
+        window.panels.channels.save_preset.click()
+    elif what == "done":
+        file.set_done(stack_id)
+    elif what == "alignment":
+        file.set_alignment(stack_id, {window.session.record.channels[0].name: (1.0, 0.0)})
+    else:
+        file.begin_training("inherit", {}, "tiny")
+    window.close()
+    assert len(list(own_sessions.glob("*.e2sam"))) == 1
 
 
 def test_shifted_channels_are_found_and_corrected(window: Any) -> None:
