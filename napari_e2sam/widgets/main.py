@@ -163,15 +163,16 @@ class SegmentWidget(QWidget):
         self.keys.clicked.connect(self._on_keys)
         self.prefer = QToolButton(text="Preferences", objectName="preferences")
         self.prefer.clicked.connect(self._on_prefer)
-        bottom = QHBoxLayout()
-        bottom.addWidget(self.status, 1)
-        bottom.addWidget(self.prefer)
-        bottom.addWidget(self.session)
-        bottom.addWidget(self.keys)
+        self._bottom = QHBoxLayout()
+        self._bottom.addWidget(self.status, 1)
+        self._bottom.addStretch()
+        self._bottom.addWidget(self.prefer)
+        self._bottom.addWidget(self.session)
+        self._bottom.addWidget(self.keys)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self.scroll, 1)
-        layout.addLayout(bottom)
+        layout.addLayout(self._bottom)
 
     def _fit_width(self) -> None:
         """As wide as the panels need beside the scroll bar, so that the bar never covers them."""
@@ -219,6 +220,22 @@ class SegmentWidget(QWidget):
         # Qt styles and lays out the whole dock again for a style sheet, even for the same one.
         if self.status.styleSheet() != _STATUS_COLOURS[kind]:
             self.status.setStyleSheet(_STATUS_COLOURS[kind])
+        self._place_status()
+
+    def _place_status(self) -> None:
+        """Beside the buttons where it fits in one line, else over them, as wide as the panel."""
+        buttons = (self.prefer, self.session, self.keys)
+        room = self.width() - sum(button.sizeHint().width() + self._bottom.spacing() for button in buttons)
+        fits = self.status.fontMetrics().horizontalAdvance(self.status.text()) < room
+        if fits != (self._bottom.indexOf(self.status) >= 0):
+            layout = self.layout()
+            assert isinstance(layout, QVBoxLayout)
+            if fits:
+                layout.removeWidget(self.status)
+                self._bottom.insertWidget(0, self.status, 1)
+            else:
+                self._bottom.removeWidget(self.status)
+                layout.insertWidget(1, self.status)
 
     def _on_session(self) -> None:
         path = self.controller.session.path

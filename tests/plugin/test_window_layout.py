@@ -197,3 +197,22 @@ def test_what_is_in_the_dock_can_be_read(window: Any, stack: ChannelStack) -> No
     assert said == {name: text.format_map(keys) for name, text in wanted.items()}
     assert said["accept"] == "Keep the mask as an object (A)."
     assert window.panels.prompts.accept.text() == "Accept (A)"
+
+
+def test_a_long_message_has_the_width_of_the_panel(window: Any) -> None:
+    window.viewer.window.resize(1280, 800)
+    QApplication.processEvents()
+    widget = window.widget
+    widget.say("Encoding 4 channels", "busy")
+    QApplication.processEvents()
+    assert widget.status.y() + widget.status.height() > widget.keys.y(), "beside the buttons"
+    one_line = widget.status.height()
+    widget.say("Expected 4 channels, got 3: choose another model in Model, or tick another channel in Channels.", "error")
+    QApplication.processEvents()
+    assert widget.status.y() + widget.status.height() <= widget.keys.y(), "over the buttons"
+    assert widget.status.width() > 0.9 * widget.width()
+    assert widget.status.height() >= widget.status.heightForWidth(widget.status.width()), "all of it is seen"
+    widget.say("", "info")
+    QApplication.processEvents()
+    assert widget.status.y() + widget.status.height() > widget.keys.y()
+    assert widget.status.height() == one_line
