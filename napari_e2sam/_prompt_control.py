@@ -208,9 +208,9 @@ class PromptControl:
         conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
         place, prompts = work.session.place, usable_prompts(draft, conditions)
         body, arrays = request_of(prompts)
-        shown = self._shown
-        if self._refines and shown is not None:
-            body["around"] = list(shown.box)
+        around = self._shown if self._refines else None
+        if around is not None:
+            body["around"] = list(around.box)
             arrays = {}
         else:
             self._frames.hold(_MOST_HELD_MS)
@@ -219,7 +219,7 @@ class PromptControl:
                 "predict",
                 body,
                 arrays,
-                done=lambda message: self._on_predicted(message, place, prompts, conditions),
+                done=lambda message: self._on_predicted(message, place, prompts, conditions, around),
                 failed=self._on_failed,
                 lane="predict",
             )
@@ -237,10 +237,20 @@ class PromptControl:
         self._work.fail(text)
 
     def _on_predicted(
-        self, message: Message, place: tuple[int, tuple[int, ...]], prompts: Prompts, conditions: Conditions
+        self,
+        message: Message,
+        place: tuple[int, tuple[int, ...]],
+        prompts: Prompts,
+        conditions: Conditions,
+        around: MaskCrop | None,
     ) -> None:
         session = self._work.session
         if session.place != place or not same_prompts(session.draft.prompts, prompts):
+            return
+        shown = self._shown
+        if around is not None and shown is not None and shown.box != around.box:
+            # Meanwhile the user has chosen another candidate: that one is looked at closer.
+            self.predict()
             return
         candidates = candidates_of(message)
         best = self._likely(candidates)

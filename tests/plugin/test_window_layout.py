@@ -207,7 +207,9 @@ def test_a_long_message_has_the_width_of_the_panel(window: Any) -> None:
     QApplication.processEvents()
     assert widget.status.y() + widget.status.height() > widget.keys.y(), "beside the buttons"
     one_line = widget.status.height()
-    widget.say("Expected 4 channels, got 3: choose another model in Model, or tick another channel in Channels.", "error")
+    widget.say(
+        "Expected 4 channels, got 3: choose another model in Model, or tick another channel in Channels.", "error"
+    )
     QApplication.processEvents()
     assert widget.status.y() + widget.status.height() <= widget.keys.y(), "over the buttons"
     assert widget.status.width() > 0.9 * widget.width()

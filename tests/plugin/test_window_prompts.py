@@ -446,6 +446,27 @@ def test_another_candidate_a_closer_look_and_the_newest_of_three_clicks(
     assert around[3:] == [None]
     _agree(window)
 
+    # A candidate that is chosen while another one is looked at closer is looked at instead.
+    _key(window, Qt.Key.Key_C)
+    del around[:]
+    panel.window.click()
+    may_answer = Event()
+    look = FakePredictor.refine
+
+    def wait_and_look(predictor: FakePredictor, *asked: Any) -> FakePrediction:
+        may_answer.wait(10)
+        return look(predictor, *asked)
+
+    monkeypatch.setattr(FakePredictor, "refine", wait_and_look)
+    _click(window, 40.5, 40.5)
+    window.wait(lambda: session.draft.candidates)
+    _key(window, Qt.Key.Key_3)
+    box = list(_shown(window).box)
+    may_answer.set()
+    window.wait(lambda: _shown(window).pixels.all())
+    assert around[2:] == [box] != around[1:2] and list(_shown(window).box) == box
+    panel.window.click()
+
     # Three clicks during the first one's prediction: one more is made, of all three.
     _key(window, Qt.Key.Key_C)
     may_answer, started = Event(), []
