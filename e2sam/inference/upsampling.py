@@ -16,7 +16,7 @@ from e2sam.inference.frame import Frame
 __all__ = ["upsampled_crop"]
 
 # Up to so many pixels, working all of a box out costs less than finding where rows cross the outline.
-_MOST_DENSE = 1 << 20
+_MOST_DENSE = 1 << 19
 
 
 def upsampled_crop(logits: NDArray[np.float32], frame: Frame) -> MaskCrop | None:

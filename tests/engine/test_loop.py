@@ -155,15 +155,16 @@ def test_run_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_killed_run_resumes_with_the_same_next_loss(tmp_path: Path) -> None:
-    out = tmp_path / "killed"
+def run_until_killed(out: Path, until: int, resume: bool) -> dict[int, float]:
+    """Losses by step of a run in a process of its own, as long as it lives: to `until`, and what it still did then."""
     script = textwrap.dedent(
         f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from pathlib import Path
         from test_loop import LineTask, run_training, settings
-        for step in run_training(LineTask(), settings(Path({str(out)!r}), steps=4000, checkpoint_every=3)):
+        options = settings(Path({str(out)!r}), steps=4000, checkpoint_every=3, resume={resume})
+        for step in run_training(LineTask(), options):
             print(step.step, step.loss.hex(), flush=True)
         """
     )
@@ -172,19 +173,18 @@ def test_killed_run_resumes_with_the_same_next_loss(tmp_path: Path) -> None:
     seen: dict[int, float] = {}
     for line in process.stdout:
         number, loss = line.split()
-        seen[int(number)] = float.fromhex(loss)
-        if int(number) == 41:
+        if not seen.get(until) and int(number) >= until:
             os.kill(process.pid, signal.SIGKILL)
-            break
-    for line in process.stdout:  # what it still did before it died
-        number, loss = line.split()
         seen[int(number)] = float.fromhex(loss)
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
-    run = run_training(LineTask(), settings(out, steps=4000, checkpoint_every=3, resume=True))
-    again = [next(run) for _ in range(8)]
-    run.close()
-    compared = {number: loss for number, loss in losses(again).items() if number in seen}
+    return seen
+
+
+def test_killed_run_resumes_with_the_same_next_loss(tmp_path: Path) -> None:
+    seen = run_until_killed(tmp_path / "killed", 41, resume=False)
+    again = run_until_killed(tmp_path / "killed", 48, resume=True)
+    compared = {number: loss for number, loss in again.items() if number > 0 and number in seen}
     assert compared, "the resumed run starts behind the point of death"
     assert compared == {number: seen[number] for number in compared}
 
