@@ -320,11 +320,12 @@ def _inflated(deflated: bytes, shape: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def _inflate(deflated: bytes, size: int) -> bytes:
-    """`size` bytes; zlib is told how many, or it moves them again and again."""
+    """`size` bytes, and no memory for more, whatever is in them."""
+    inflater = zlib.decompressobj()
     try:
-        data = zlib.decompress(deflated, bufsize=max(1, min(size, _MOST_INFLATED * len(deflated))))
+        data = inflater.decompress(deflated, min(size, _MOST_INFLATED * len(deflated)) + 1)
     except zlib.error as error:
         raise PromptError(f"Expected a stored mask, got bytes that cannot be inflated: {error}.") from None
-    if len(data) != size:
+    if len(data) != size or not inflater.eof:
         raise PromptError(f"Expected a stored mask of {size} bytes, got {len(data)}: the mask is damaged.")
     return data

@@ -43,7 +43,7 @@ def test_a_mask_held_as_runs_is_the_mask(shape: tuple[int, int], seed: int, step
     assert held.to_bytes() == plain.to_bytes()
     with pytest.MonkeyPatch.context() as patch:
         # What was stored is read when somebody looks at it, and not to be stored or moved again.
-        patch.setattr(masks.zlib, "decompress", lambda *_, **__: pytest.fail("nobody has looked"))
+        patch.setattr(masks.zlib, "decompressobj", lambda *_, **__: pytest.fail("nobody has looked"))
         stored = MaskCrop.from_bytes(plain.to_bytes(), plain.area)
         assert (stored.box, stored.area, stored.nbytes) == (plain.box, plain.area, held.nbytes)
         assert stored.to_bytes() == plain.to_bytes()
@@ -102,5 +102,13 @@ def test_runs_that_are_none_are_told(runs: list[int]) -> None:
         _ = MaskCrop.from_bytes(head + body).area
     with pytest.raises(PromptError, match="the mask is damaged"):
         _ = MaskCrop.from_bytes(head + struct.pack("<Q", 7) + body[8:]).area
-    with pytest.raises(PromptError, match="cannot be inflated"):
+    with pytest.raises(PromptError, match="the mask is damaged"):
         _ = MaskCrop.from_bytes(head + body[:-6]).area
+    with pytest.raises(PromptError, match="cannot be inflated"):
+        _ = MaskCrop.from_bytes(head + body[:8] + bytes(20)).area
+
+
+def test_a_mask_that_inflates_to_more_than_it_may_is_refused() -> None:
+    data = MaskCrop.of(np.ones((3, 3), bool)).to_bytes()
+    with pytest.raises(PromptError, match="of 2 bytes, got 3"):
+        MaskCrop.from_bytes(data[:18] + zlib.compress(bytes(100_000_000)))
