@@ -260,23 +260,30 @@ class ObjectControl:
         if change.kind == "refresh":
             self._draw_all()
         here = [region.box for region in change.regions if (region.stack_id, region.plane) == session.place]
-        if here and not self._draw_new(change):
+        new = self._come_with(change)
+        if here and not (new is not None and self._draw_new(new)):
             self._waiting += squares_of(here)
             self._draw_waiting()
-        if change.objects or change.has_classes or change.kind == "refresh":
+        if new is not None:
+            self._add_row(new)
+        elif change.objects or change.has_classes or change.kind == "refresh":
             self._show_rows()
         self._show_history()
 
-    def _draw_new(self, change: Change) -> bool:
-        """Draw an object that has come, and nothing of the others; returns whether that was all that has changed."""
-        session = self._work.session
-        last = session.objects[-1] if session.objects else None
-        if last is None or change.objects != {last.id} or last.id in self._rows or self._waiting:
+    def _come_with(self, change: Change) -> ObjectRecord | None:
+        """The object that a change has brought here, where it has changed nothing else."""
+        objects = self._work.session.objects
+        if not objects or change.objects != {objects[-1].id} or change.has_classes:
+            return None
+        return objects[-1] if objects[-1].id not in self._rows and len(objects) == len(self._rows) + 1 else None
+
+    def _draw_new(self, new: ObjectRecord) -> bool:
+        """Draw an object that has come, and nothing of the others, where that can be done now."""
+        x0, y0, x1, y1 = new.box
+        if self._waiting or (x1 - x0) * (y1 - y0) > _STRIP:
             return False
-        x0, y0, x1, y1 = last.box
-        if (x1 - x0) * (y1 - y0) > _STRIP:
-            return False
-        self._work.canvas.draw_object(session.file.mask(last.id), last.id, session.file.overlap == "newest")
+        file = self._work.session.file
+        self._work.canvas.draw_object(file.mask(new.id), new.id, file.overlap == "newest")
         return True
 
     def close(self) -> None:
@@ -314,9 +321,17 @@ class ObjectControl:
         self._show_rows()
         self._show_history()
 
+    @property
+    def _class_names(self) -> dict[int, str]:
+        return {record.id: record.name for record in self._work.session.file.classes()}
+
+    def _add_row(self, new: ObjectRecord) -> None:
+        row = _row_of(new, self._class_names)
+        self._rows[new.id] = new, row
+        self._panel.add_row(row, self._work.canvas.colour_of)
+
     def _show_rows(self) -> None:
-        session = self._work.session
-        classes = {record.id: record.name for record in session.file.classes()}
+        session, classes = self._work.session, self._class_names
         known, self._rows = self._rows, {}
         for record in session.objects:
             before = known.get(record.id)

@@ -60,14 +60,17 @@ class ObjectTable(QAbstractTableModel):
             self._rows = rows
             for position in changed:
                 self.dataChanged.emit(self.index(position, 0), self.index(position, self.columnCount() - 1))
-        elif before == after[:-1]:
-            self.beginInsertRows(QModelIndex(), len(before), len(before))
-            self._rows = rows
-            self.endInsertRows()
         else:
             self.beginResetModel()
             self._rows = rows
             self.endResetModel()
+
+    def add_row(self, row: ObjectRow, colour_of: Callable[[int], tuple[float, float, float]] | None = None) -> None:
+        """Show one more object behind the others; `colour_of` as in `set_rows`."""
+        self._colour_of = colour_of or _grey
+        self.beginInsertRows(QModelIndex(), len(self._rows), len(self._rows))
+        self._rows = (*self._rows, row)
+        self.endInsertRows()
 
     def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
         return 0 if parent.isValid() else len(self._rows)

@@ -151,6 +151,16 @@ class ObjectsPanel(QWidget):
             self.choose([number for number in chosen if any(row.id == number for row in rows)])
         if grew:
             self.view.scrollToBottom()
+        self._summarize()
+
+    def add_row(self, row: ObjectRow, colour_of: Callable[[int], tuple[float, float, float]] | None = None) -> None:
+        """Show one more object behind the others."""
+        self.table.add_row(row, colour_of)
+        self.view.scrollToBottom()
+        self._summarize()
+
+    def _summarize(self) -> None:
+        rows = self.table.rows
         reviewed = sum(row.is_reviewed for row in rows)
         self.summarized.emit(f"{reviewed} of {len(rows)} reviewed" if rows else "none yet")
         self._update_enabled()

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +48,8 @@ class SessionCore:
         self._stacks: dict[int, StackRecord] | None = None
         self._objects: dict[int, ObjectRecord] = {}
         self._planes: dict[tuple[int, Plane], dict[int, ObjectRecord]] = {}
+        # The same by id: a window asks for them several times at every action, from any thread.
+        self._listed: dict[tuple[int, Plane], tuple[ObjectRecord, ...]] = {}
         self.id = str(journal.rows("SELECT value FROM meta WHERE key = 'id'")[0][0])
         self._load_objects()
         if not self.is_read_only:
@@ -187,30 +189,44 @@ class SessionCore:
         objects: set[int] = set()
         drafts: set[tuple[int, Plane]] = set()
         regions: dict[Region, None] = {}
+        places: Counter[tuple[int, Plane]] = Counter()
         for delta in deltas:
             if delta.table == "object":
                 objects.add(delta.key)
-                regions.update(dict.fromkeys(self._apply_object(delta)))
+                regions.update(dict.fromkeys(self._apply_object(delta, places)))
             elif delta.table == "draft":
                 row = delta.after or delta.before
                 assert row is not None
                 drafts.add((row[1], parse_plane(row[2])))
             elif delta.table == "stack":
                 self._stacks = None
+        for place, count in places.items():
+            self._list(place, count)
         has_classes = any(delta.table == "class" for delta in deltas)
         return Change(kind, verb, frozenset(objects), tuple(regions), frozenset(drafts), has_classes)
 
-    def _apply_object(self, delta: Delta) -> list[Region]:
+    def _apply_object(self, delta: Delta, places: Counter[tuple[int, Plane]]) -> list[Region]:
         before = self._objects.pop(delta.key, None)
         if before is not None:
             del self._planes[before.stack_id, before.plane][before.id]
+            places[before.stack_id, before.plane] += 1
         after = None if delta.after is None else self._decode(delta.after)
         if after is not None:
             self._objects[after.id] = after
             self._planes.setdefault((after.stack_id, after.plane), {})[after.id] = after
+            places[after.stack_id, after.plane] += 1
         if before is not None and after is not None and before.mask_key == after.mask_key:
             return []
         return [Region(record.stack_id, record.plane, record.box) for record in (before, after) if record is not None]
+
+    def _list(self, place: tuple[int, Plane], num_changes: int) -> None:
+        """List a plane's objects by id after some changes; one that has come stands last."""
+        records, listed = self._planes[place], self._listed.get(place, ())
+        newest = max(records, default=0)
+        if num_changes == 1 and len(records) > len(listed) and next(reversed(records)) == newest:
+            self._listed[place] = (*listed, records[newest])
+        else:
+            self._listed[place] = tuple(records[object_id] for object_id in sorted(records))
 
     def _load_objects(self) -> None:
         columns = ", ".join(f'"{column}"' for column in DOCUMENT["object"])
@@ -220,6 +236,7 @@ class SessionCore:
             record = self._decode(row)
             self._objects[record.id] = record
             self._planes.setdefault((record.stack_id, record.plane), {})[record.id] = record
+        self._listed = {place: tuple(records.values()) for place, records in self._planes.items()}
 
     def _decode(self, row: Sequence[Any]) -> ObjectRecord:
         return decode_object(row, self._conditions_of(row[_CONDITIONS]))

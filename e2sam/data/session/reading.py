@@ -23,14 +23,15 @@ class ObjectReading(StackActions, SettingActions):
     def objects(self, stack_id: int | None = None, plane: Plane | None = None) -> tuple[ObjectRecord, ...]:
         """Accepted objects by id: all, those of a stack, or those of one plane. Answered from memory."""
         if stack_id is not None and plane is not None:
-            found = self._planes.get((stack_id, plane), {})
-            return tuple(found[object_id] for object_id in sorted(found))
-        records = (self._objects[object_id] for object_id in sorted(self._objects))
-        return tuple(
-            record
-            for record in records
-            if (stack_id is None or record.stack_id == stack_id) and (plane is None or record.plane == plane)
-        )
+            return self._listed.get((stack_id, plane), ())
+        found = [
+            listed
+            for (stack, at), listed in tuple(self._listed.items())
+            if listed and (stack_id is None or stack == stack_id) and (plane is None or at == plane)
+        ]
+        if len(found) == 1:
+            return found[0]
+        return tuple(sorted((record for listed in found for record in listed), key=lambda record: record.id))
 
     def object(self, object_id: int) -> ObjectRecord:
         """One accepted object.
