@@ -25,7 +25,8 @@ __all__ = ["ObjectControl"]
 _SQUARE = 512
 # A larger one is cut into strips of so many pixels: writing all of one that covers a large image would hold the window.
 _STRIP = 1 << 20
-_DRAWING_S, _DRAWS_ON_AFTER_MS = 0.03, 5
+# In the first turn the rest of what the user did has to be shown too.
+_DRAWING_FIRST_S, _DRAWING_S, _DRAWS_ON_AFTER_MS = 0.01, 0.03, 5
 
 
 class ObjectControl:
@@ -263,7 +264,7 @@ class ObjectControl:
         new = self._come_with(change)
         if here and not (new is not None and self._draw_new(new)):
             self._waiting += squares_of(here)
-            self._draw_waiting()
+            self._draw_waiting(_DRAWING_FIRST_S)
         if new is not None:
             self._add_row(new)
         elif change.objects or change.has_classes or change.kind == "refresh":
@@ -290,10 +291,10 @@ class ObjectControl:
         """Draw no more; the timer ends at its next turn."""
         self._waiting.clear()
 
-    def _draw_waiting(self) -> None:
+    def _draw_waiting(self, seconds: float) -> None:
         """Draw what has changed, for as long as the window may be held; the rest in its next turns."""
         session = self._work.session
-        end = perf_counter() + _DRAWING_S
+        end = perf_counter() + seconds
         while self._waiting and session.has_stack:
             box = self._waiting.pop(0)
             self._work.canvas.draw_labels(box, session.file.labels_in(*session.place, box))
@@ -307,7 +308,7 @@ class ObjectControl:
     def _draw_on(self) -> None:
         """Take another turn of drawing, unless the user waits for a mask."""
         if not self._work.engine.is_asked("predict"):
-            self._draw_waiting()
+            self._draw_waiting(_DRAWING_S)
 
     def _draw_all(self) -> None:
         session = self._work.session

@@ -258,6 +258,7 @@ def test_drawing_goes_on_after_a_mask_that_is_waited_for(
     window.open(stack)
     monkeypatch.setattr(_object_control, "_SQUARE", 8)
     monkeypatch.setattr(_object_control, "_DRAWING_S", 0.0)
+    monkeypatch.setattr(_object_control, "_DRAWING_FIRST_S", 0.0)
     asked: list[str] = []
     monkeypatch.setattr(window.controller.work.engine, "is_asked", lambda lane: not asked.append(lane))
     disc = MaskCrop(np.ones((5, 5), bool), 8, 8)
