@@ -169,10 +169,10 @@ class SegmentWidget(QWidget):
         self._bottom.addWidget(self.prefer)
         self._bottom.addWidget(self.session)
         self._bottom.addWidget(self.keys)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2, 2, 2, 2)
-        layout.addWidget(self.scroll, 1)
-        layout.addLayout(self._bottom)
+        self._outer = QVBoxLayout(self)
+        self._outer.setContentsMargins(2, 2, 2, 2)
+        self._outer.addWidget(self.scroll, 1)
+        self._outer.addLayout(self._bottom)
 
     def _fit_width(self) -> None:
         """As wide as the panels need beside the scroll bar, so that the bar never covers them."""
@@ -228,14 +228,12 @@ class SegmentWidget(QWidget):
         room = self.width() - sum(button.sizeHint().width() + self._bottom.spacing() for button in buttons)
         fits = self.status.fontMetrics().horizontalAdvance(self.status.text()) < room
         if fits != (self._bottom.indexOf(self.status) >= 0):
-            layout = self.layout()
-            assert isinstance(layout, QVBoxLayout)
             if fits:
-                layout.removeWidget(self.status)
+                self._outer.removeWidget(self.status)
                 self._bottom.insertWidget(0, self.status, 1)
             else:
                 self._bottom.removeWidget(self.status)
-                layout.insertWidget(1, self.status)
+                self._outer.insertWidget(1, self.status)
 
     def _on_session(self) -> None:
         path = self.controller.session.path

@@ -410,9 +410,7 @@ def test_the_mask_under_the_pointer_is_a_preview_and_no_more(
     assert not asked
 
 
-def test_another_candidate_a_closer_look_and_the_newest_of_three_clicks(
-    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_candidate_and_a_closer_look(window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch) -> None:
     _open(window, stack)
     panel, session = window.panels.prompts, window.session
     sizes = []
@@ -446,9 +444,13 @@ def test_another_candidate_a_closer_look_and_the_newest_of_three_clicks(
     assert around[3:] == [None]
     _agree(window)
 
-    # A candidate that is chosen while another one is looked at closer is looked at instead.
-    _key(window, Qt.Key.Key_C)
-    del around[:]
+
+def test_a_candidate_chosen_while_another_one_is_looked_at_closer_is_looked_at_instead(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _open(window, stack)
+    panel, session = window.panels.prompts, window.session
+    around = _watch(window, monkeypatch, lambda request: request.body.get("around"))
     panel.window.click()
     may_answer = Event()
     look = FakePredictor.refine
@@ -465,10 +467,12 @@ def test_another_candidate_a_closer_look_and_the_newest_of_three_clicks(
     may_answer.set()
     window.wait(lambda: _shown(window).pixels.all())
     assert around[2:] == [box] != around[1:2] and list(_shown(window).box) == box
-    panel.window.click()
 
-    # Three clicks during the first one's prediction: one more is made, of all three.
-    _key(window, Qt.Key.Key_C)
+
+def test_the_newest_of_three_clicks_wins(window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During the first one's prediction: one more is made, of all three."""
+    _open(window, stack)
+    session = window.session
     may_answer, started = Event(), []
     predict = FakePredictor.predict_prompts
 
