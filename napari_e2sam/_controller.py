@@ -19,6 +19,7 @@ from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
+from napari_e2sam._model_control import ModelControl
 from napari_e2sam._napari_keys import NapariKeys
 from napari_e2sam._object_control import ObjectControl
 from napari_e2sam._own_layers import bind_all, prepare
@@ -89,13 +90,14 @@ class Controller:
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
+        self.models = ModelControl(panels.model, self.work, self.encoding)
         self.recipes = RecipeControl(panels.channels, self.work, self.encoding.encode)
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
         self.classes = ClassControl(panels.objects, self.work)
         self.carrying = CarryControl(panels.objects, self.work, self.stack.go_on, self.prompts.begin)
-        self.learning = LearningControl(panels.learning, self.work, self.encoding)
+        self.learning = LearningControl(panels.learning, self.work, self.models)
         # A stand-in for the engine has no cache that another process could fill.
         self.worklist = WorklistControl(panels.worklist, self.work, prefetches=start_engine is start_process)
         panels.prompts.accept_asked.connect(self.objects.accept)
@@ -116,7 +118,7 @@ class Controller:
         # A program that ends with its window open ends it while all that it holds is there.
         atexit.register(self.close)
         self.work.tasks.run(prepare, lambda _: None, self.work.fail)
-        self.encoding.start(model)
+        self.models.start(model)
         self.reopening.start()
         self.stack.start()
 

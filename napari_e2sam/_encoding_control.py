@@ -1,24 +1,22 @@
-"""Joins the Channels and Model panels with the engine: selection, recipes, model, encoding, what the model sees."""
+"""Joins the Channels panel with the engine: selection, encoding, what the model sees."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from e2sam.data.channels import Suggestion, suggest_selections
 from e2sam.errors import E2SamError
 from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
-from napari_e2sam._rows import ModelRow
+from napari_e2sam._rows import listed, model_text
 from napari_e2sam._state import LogitsGrid, Workplace
-from napari_e2sam._statistics import listed, presets_of
+from napari_e2sam._statistics import presets_of
 from napari_e2sam._wire import Message
 from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.model import ModelPanel
@@ -29,7 +27,7 @@ _keys = count(1)
 
 
 class EncodingControl:
-    """Keeps the engine's stack, selection and model those of the window."""
+    """Keeps the engine's stack and selection those of the window."""
 
     def __init__(self, channels: ChannelsPanel, model: ModelPanel, work: Workplace) -> None:
         self._channels = channels
@@ -37,10 +35,6 @@ class EncodingControl:
         self._work = work
         self._presets: tuple[tuple[str, tuple[int, ...]], ...] = ()
         self._suggestions: tuple[Suggestion, ...] = ()
-        self._models: tuple[ModelRow, ...] = ()
-        self._wanted = ""
-        self._previous: list[str] = []
-        self._is_going_back = False
         self._was_encoded = False
         self._key = ""
         self._sent_key = ""
@@ -50,111 +44,26 @@ class EncodingControl:
         channels.preset_chosen.connect(self.take_preset)
         channels.preset_saved.connect(self._on_preset_saved)
         channels.composite_toggled.connect(self._on_composite_toggled)
-        model.model_chosen.connect(self.choose_model)
-        model.browse_asked.connect(self._on_browse)
         work.state.scene_changed.connect(self._on_scene)
-        work.engine.lost.connect(self._on_engine_lost)
         channels.set_composite_shown(True)
-
-    def start(self, model: str) -> None:
-        """List the models and load one."""
-        self._work.engine.request(Request("models", done=self._on_models, failed=self._work.fail))
-        self.choose_model(self._work.session.file.model.get("name", "") or model)
 
     # -- model ---------------------------------------------------------------------------------------------------------
 
-    def choose_model(self, name: str) -> None:
-        """Load a model by name or path; one that is not here is fetched if the user agrees."""
-        self._is_going_back = False
-        self._choose(name)
-
-    def _choose(self, name: str) -> None:
-        row = next((row for row in self._models if row.name == name), None)
-        if row is not None and row.state in ("absent", "part") and not self._may_fetch(row):
-            self._show_models()
-            return
-        work = self._work
-        self._wanted = name
-        self._was_encoded |= work.state.is_encoded
-        work.state.is_encoded = False
-        if row is not None and row.state in ("absent", "part"):
-            work.engine.request(
-                Request(
-                    "fetch",
-                    {"name": name},
-                    done=lambda message: self._load(name),
-                    failed=self._on_load_failed,
-                    progress=self._model.set_progress,
-                    lane="load",
-                )
-            )
-            return
-        self._load(name)
-
-    def _load(self, name: str) -> None:
-        self._model.set_details(f"Loading {Path(name).name}...")
-        self._work.engine.request(
-            Request(
-                "load",
-                {"name": name},
-                done=self._on_loaded,
-                failed=self._on_load_failed,
-                progress=self._model.set_progress,
-                lane="load",
-            )
-        )
-
-    def _may_fetch(self, row: ModelRow) -> bool:
-        answer = QMessageBox.question(
-            self._model,
-            "Fetch a model",
-            f"{row.text}\n\nIts weights are not on this computer. Download them now?",
-            QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
-        )
-        return bool(answer == QMessageBox.StandardButton.Yes)
-
-    def _on_models(self, message: Message) -> None:
-        self._models = tuple(
-            ModelRow(entry["name"], f"{entry['name']}: {entry['about']}", entry["state"])
-            for entry in message.body["models"]
-        )
-        self._show_models()
-
-    def _show_models(self) -> None:
-        rows = list(self._models)
-        current = self._work.state.model.get("name", self._wanted)
-        if current and all(row.name != current for row in rows):
-            rows.append(ModelRow(current, Path(current).name, "file"))
-        self._model.set_models(rows, current)
-
-    def _on_loaded(self, message: Message) -> None:
-        self._model.set_progress(None, "")
-        model = dict(message.body)
-        if model["name"] != self._wanted:
-            return
-        work = self._work
-        before = work.state.model.get("name")
-        if before and before != model["name"] and not self._is_going_back:
-            self._previous.append(before)
-        work.state.model = model
+    def take_model(self, model: dict[str, Any]) -> None:
+        """Encode with another model, which the engine has loaded."""
         self._channels.table.set_trained(bool(model["channels"]))
-        if not work.session.file.is_read_only:
-            work.session.file.set_model(model["name"], model["fingerprint"])
-        self._show_models()
-        self._model.set_details(_model_text(model))
         self._sent_key = ""
         if model["channels"]:
             self._fit_selection_to(model["channels"])
         self.encode()
 
-    def _on_load_failed(self, text: str) -> None:
-        self._model.set_progress(None, "")
-        self._work.fail(text)
-        model = self._work.state.model
-        self._model.set_details(_model_text(model) if model else "No model is loaded.")
-        self._wanted = model.get("name", "")
-        self._show_models()
-        # The engine goes on with the model, and what is encoded, that it had.
+    def hold(self) -> None:
+        """Nothing counts as encoded while the engine loads another model."""
+        self._was_encoded |= self._work.state.is_encoded
+        self._work.state.is_encoded = False
+
+    def go_on(self) -> None:
+        """The engine goes on with the model, and what is encoded, that it had before `hold`."""
         state = self._work.state
         if not self._was_encoded:
             self.encode()
@@ -164,30 +73,10 @@ class EncodingControl:
         if not draft.prompts.is_empty and not draft.candidates:
             state.encoded.emit()
 
-    def _on_browse(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self._model, "Open a model", "", "Models (*.safetensors *.pth)")
-        if name:
-            self.choose_model(name)
-
-    @property
-    def can_roll_back(self) -> bool:
-        """Whether another model was in use before."""
-        return bool(self._previous)
-
-    def roll_back(self) -> None:
-        """Go back to the model that was in use before."""
-        if self._previous:
-            self._is_going_back = True
-            self._choose(self._previous.pop())
-
-    def _on_engine_lost(self) -> None:
-        work = self._work
-        work.fail("The engine stopped and was started again; nothing accepted was lost.")
-        work.state.is_encoded = False
+    def forget(self) -> None:
+        """The engine holds nothing any more."""
+        self._work.state.is_encoded = False
         self._sent_key = ""
-        work.engine.restart()
-        if self._wanted:
-            self._load(self._wanted)
 
     # -- selection -----------------------------------------------------------------------------------------------------
 
@@ -378,7 +267,7 @@ class EncodingControl:
         grid = message.body["grid"]
         state.grid = None if grid is None else LogitsGrid(**grid)
         seconds = message.body["seconds"]
-        self._model.set_details(f"{_model_text(state.model)}\nEncoded in {seconds:.2f} s: {message.body['views'][0]}")
+        self._model.set_details(f"{model_text(state.model)}\nEncoded in {seconds:.2f} s: {message.body['views'][0]}")
         work.say("", "info")
         self._show_composite()
         state.encoded.emit()
@@ -406,11 +295,3 @@ class EncodingControl:
                 work.canvas.show_composite(pixels)
 
         work.tasks.run(lambda: composite_of(stack, selection, recipes, matrix), show, work.fail, lane="composite")
-
-
-def _model_text(model: dict[str, Any]) -> str:
-    if not model:
-        return ""
-    size = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
-    kind = f"student of {listed(model['channels'])}, " if model["channels"] else ""
-    return f"{Path(model['name']).name}, {kind}{size}frame of {model['image_size']} px, on {model['device']}"

@@ -7,8 +7,8 @@ from typing import Any
 
 from e2sam.data.session import Change
 from e2sam.errors import E2SamError
-from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._jobs import Training
+from napari_e2sam._model_control import ModelControl
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.learning import LearningPanel
 
@@ -18,10 +18,10 @@ __all__ = ["LearningControl"]
 class LearningControl:
     """Starts one training at a time, shows it, and puts its model in use when the user says so."""
 
-    def __init__(self, panel: LearningPanel, work: Workplace, encoding: EncodingControl) -> None:
+    def __init__(self, panel: LearningPanel, work: Workplace, models: ModelControl) -> None:
         self._panel = panel
         self._work = work
-        self._encoding = encoding
+        self._models = models
         self._training = Training()
         self._run = 0
         self._out = ""
@@ -101,13 +101,13 @@ class LearningControl:
         self._record("cancelled" if "cancelled" in text else "failed")
 
     def _on_use(self) -> None:
-        self._encoding.choose_model(self._out)
+        self._models.choose(self._out)
         self._panel.set_result(None)
         self._panel.set_can_roll_back(True)
 
     def _on_roll_back(self) -> None:
-        self._encoding.roll_back()
-        self._panel.set_can_roll_back(self._encoding.can_roll_back)
+        self._models.roll_back()
+        self._panel.set_can_roll_back(self._models.can_roll_back)
 
     def _on_change(self, change: Change) -> None:
         if change.objects or change.kind == "refresh":

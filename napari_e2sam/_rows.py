@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["CandidateRow", "ChannelRow", "LayerRow", "ModelRow", "ObjectRow", "ShareRow", "area_text"]
+__all__ = [
+    "CandidateRow",
+    "ChannelRow",
+    "LayerRow",
+    "ModelRow",
+    "ObjectRow",
+    "ShareRow",
+    "area_text",
+    "listed",
+    "model_text",
+]
 
 
 @dataclass(frozen=True)
@@ -96,3 +109,17 @@ def area_text(pixels: int) -> str:
         return f"{pixels} px"
     count, unit = (pixels / 1e3, "kpx") if pixels < 999_500 else (pixels / 1e6, "Mpx")
     return f"{count:.{2 if count < 10 else 1 if count < 99.95 else 0}f} {unit}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def model_text(model: Mapping[str, Any]) -> str:
+    """What a loaded model is, as the engine told it: name, channels, size, frame, device; "" for none."""
+    if not model:
+        return ""
+    size = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
+    kind = f"student of {listed(model['channels'])}, " if model["channels"] else ""
+    return f"{Path(model['name']).name}, {kind}{size}frame of {model['image_size']} px, on {model['device']}"

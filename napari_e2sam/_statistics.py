@@ -9,9 +9,9 @@ import numpy as np
 from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
-from napari_e2sam._rows import ChannelRow
+from napari_e2sam._rows import ChannelRow, listed
 
-__all__ = ["channel_rows", "described", "display_range", "listed", "presets_of", "wavelength_presets"]
+__all__ = ["channel_rows", "described", "display_range", "presets_of", "wavelength_presets"]
 
 _SAMPLE_SIDE = 384
 _BINS = 24
@@ -90,11 +90,6 @@ def presets_of(
             if set(names) <= set(stack.names):
                 presets.setdefault(stack.indices(names), prefix + listed(names))
     return tuple((name, chosen) for chosen, name in presets.items())
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _nearest(known: Sequence[tuple[int, float]], wanted: float) -> tuple[int, float] | None:

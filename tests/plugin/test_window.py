@@ -143,19 +143,19 @@ def test_a_script_may_end_with_its_window_open(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_loaded_leaves_the_one_before_at_work(window: Any, stack: ChannelStack) -> None:
     window.open(stack)
     window.click(30, 30)
-    window.controller.encoding.choose_model("broken.safetensors")
+    window.controller.models.choose("broken.safetensors")
     window.wait(lambda: "got 'broken.safetensors'" in window.widget.status.text() and window.state.is_encoded)
     assert window.state.model["name"] == "tiny"
     window.click(34, 34)
     assert window.session.draft.candidates
 
     # One that can, and back: what is gone back from is not gone back to.
-    window.controller.encoding.choose_model("other")
+    window.controller.models.choose("other")
     window.wait(lambda: window.state.model["name"] == "other" and window.state.is_encoded)
     assert "Expected" not in window.widget.status.text()
-    window.controller.encoding.roll_back()
+    window.controller.models.roll_back()
     window.wait(lambda: window.state.model["name"] == "tiny" and window.state.is_encoded)
-    assert not window.controller.encoding.can_roll_back
+    assert not window.controller.models.can_roll_back
 
 
 def test_the_x_of_the_dock_ends_what_is_in_it(window: Any, viewer: Any, stack: ChannelStack, qtbot: Any) -> None:

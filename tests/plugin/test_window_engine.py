@@ -123,7 +123,7 @@ def test_learning_shows_its_curve_and_gives_the_model(
     window.click(30, 30)
     window.controller.do("accept")
     assert panel.finetune.text() == "Fine-tune on 1 object"
-    window.controller.encoding.choose_model("other")
+    window.controller.models.choose("other")
     window.wait(lambda: window.state.model["name"] == "other" and window.state.is_encoded)
     heading = window.widget.sections["learning"].heading
     panel.finetune.click()

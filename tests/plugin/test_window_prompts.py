@@ -249,7 +249,7 @@ def test_a_mask_of_other_channels_or_of_another_model_is_not_sent_along(
     _clicked(window, (60.5, 50.5))
     assert sent[-1]
     del sent[:]
-    window.controller.encoding.choose_model("other")
+    window.controller.models.choose("other")
     window.wait(lambda: window.session.draft.conditions.model == "fake-other")
     assert sent and not any(sent)
 

@@ -128,7 +128,7 @@ def test_a_session_goes_on_in_another_viewer(
     first.open(replace(stack, data=turned, leading="T"))
     first.viewer.dims.set_current_step(0, 1)
     first.wait(lambda: first.session.plane == (1,) and first.state.is_encoded)
-    first.controller.encoding.choose_model("other")
+    first.controller.models.choose("other")
     first.tick("red", "thermal")
     first.panels.channels.save_preset.click()
     first.wait(lambda: first.state.model["name"] == "other" and first.state.is_encoded)
