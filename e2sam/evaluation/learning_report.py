@@ -15,6 +15,7 @@ _WORDS = {
     "objects": "held-out objects",
     "score": "mean IoU over the first five clicks and the box",
     "box_iou": "IoU from a box",
+    "clicks": "clicks, mean over 70, 75, 80, 85 and 90 %",
     "noc85": "clicks to 85 %",
     "miou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",

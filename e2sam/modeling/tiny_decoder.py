@@ -180,6 +180,10 @@ class TinyDecoder(nn.Module):
             logits, quality = self.decode(self._known_features(image_embeddings), prompts)
         return _candidates(logits, quality) if multimask_output else (logits[:, :1], quality[:, :1])
 
+    def coarse_layers(self) -> tuple[nn.Module, ...]:
+        """The layers at strides 16 and 32, which see the whole image: more than half of the weights."""
+        return self.down16, self.block16, self.down32, self.block32, self.context, self.up16, self.merge16
+
     def prefer_speed(self, dtype: torch.dtype | None = None) -> None:
         """Compute passes without gradients in the type that is fastest on the weights' device, or in `dtype`."""
         self.compute_dtype = dtype or fastest_dtype(self.trunk_in.weight.device)

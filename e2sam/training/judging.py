@@ -31,8 +31,8 @@ __all__ = [
 _REPEATS = 2000
 _LEVEL = 0.95
 _FIRST_CLICKS = 5
-# A gain of the score (a mean IoU) that is worth a click more; smaller ones were taken for more clicks on other objects.
-_SEEN = 0.02
+# IoU in percent. Whether few objects just reach a single level is chance: the mean over several says more.
+_LEVELS = (70, 75, 80, 85, 90)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class ClickFigures:
         """(K,) number of clicks to `level` % IoU."""
         return np.array([clicks_to_reach(one.ious, level / 100, self.limit) for one in self.objects], float)
 
+    @property
+    def clicks(self) -> NDArray[np.float64]:
+        """(K,) mean number of clicks to 70, 75, 80, 85 and 90 % IoU: what decides beside the scores."""
+        return np.asarray(np.mean([self.noc(level) for level in _LEVELS], axis=0), float)
+
     def to_json(self) -> dict[str, Any]:
         """Means, and bootstrap intervals over the objects."""
         return {
@@ -69,6 +74,7 @@ class ClickFigures:
             "score_interval": _interval(self.scores),
             "iou": {str(k): _mean(np.array([one.iou_at(k) for one in self.objects])) for k in (1, 3, 5)},
             "box_iou": _mean(np.array([one.box_iou for one in self.objects])),
+            "clicks": _mean(self.clicks),
             "noc": {str(level): _mean(self.noc(level)) for level in (80, 85, 90)},
             "noc85_interval": _interval(self.noc()),
         }
@@ -96,21 +102,17 @@ def judge_clicks(model: E2SAM, scenes: Sequence[LabelledScene], limit: int = 20,
 def compare_clicks(before: ClickFigures, after: ClickFigures) -> dict[str, Any]:
     """Differences object by object (after - before) with intervals, and whether the new model is not worse.
 
-    Worse means: the mean score fell; or the clicks to 85 % rose, unless the score surely rose by what can be seen and
-    the clicks only perhaps. Models that were taken with a little more or a little less of either were no better on
-    other objects (docs/results.md).
+    Worse means: the mean score fell, or the mean number of clicks rose (docs/results.md says what other rules took).
     """
-    score, clicks = after.scores - before.scores, after.noc() - before.noc()
-    score_interval, clicks_interval = _interval(score), _interval(clicks)
-    needs_more_clicks = _mean(clicks) > 0
-    if score_interval[0] is not None and clicks_interval[0] is not None:
-        needs_more_clicks &= score_interval[0] <= _SEEN or clicks_interval[0] > 0
+    score, clicks, at_85 = after.scores - before.scores, after.clicks - before.clicks, after.noc() - before.noc()
     return {
         "score": _mean(score),
-        "score_interval": score_interval,
-        "noc85": _mean(clicks),
-        "noc85_interval": clicks_interval,
-        "not_worse": _mean(score) >= 0 and not needs_more_clicks,
+        "score_interval": _interval(score),
+        "clicks": _mean(clicks),
+        "clicks_interval": _interval(clicks),
+        "noc85": _mean(at_85),
+        "noc85_interval": _interval(at_85),
+        "not_worse": _mean(score) >= 0 and _mean(clicks) <= 0,
     }
 
 

@@ -18,6 +18,7 @@ from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.modeling.e2sam import E2SAM
+from e2sam.modeling.tiny import TinyDecoder
 from e2sam.training.dataset import LARGE_SIDE, LabelledScene, WindowData, scenes_of, windows_of
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
@@ -131,6 +132,10 @@ class PromptHead:
         cache = EmbeddingCache() if tune == "decoder" else None
         encoder = WindowEncoder(self.base, cache)
         set_trained(model, model.decoder, tune, self.config.late_blocks, self.config.rank)
+        if self.division.kind == "crossed" and isinstance(model.decoder, TinyDecoder):
+            # A few objects teach what their own look like; taught where they lie, the model got worse at others.
+            for layer in model.decoder.coarse_layers():
+                layer.requires_grad_(False)
         sides = (self._with_mirrors(), self.held_out)
         train, held_out = (WindowData(windows_of(side, model.config), encoder) for side in sides)
         channels = sorted({scene.channels or () for scene in (*self.train, *self.held_out)})

@@ -213,6 +213,17 @@ def test_number_of_runs_follows_from_that_of_the_objects(tmp_path, base, correct
         assert timed.seconds == pytest.approx(4) and timed.steps == head.steps
 
 
+@pytest.mark.parametrize(("count", "taught"), [(8, False), (9, True)])
+def test_few_objects_teach_the_fine_layers_alone(tmp_path, base, corrections, count, taught):
+    chosen = CorrectionSet(corrections.corrections[:count])
+    fold = PromptHead.open(chosen, config(tmp_path, base, channels=("R", "G", "B"))).folds()[0]
+    task = fold.task(lambda path, model, outcome: None, {})
+    decoder, given = task.module.model.decoder, {id(p) for group in task.groups() for p in group.parameters}
+    coarse = [id(p) for layer in decoder.coarse_layers() for p in layer.parameters()]
+    fine = {id(p) for p in decoder.parameters()} - set(coarse)
+    assert fine <= given and given.isdisjoint(coarse) is not taught
+
+
 def test_a_run_closed_in_its_second_part_resumes_there(tmp_path, base, corrections):
     few = CorrectionSet(corrections.corrections[:3])
     check_resume(few, config(tmp_path, base, steps=9, checkpoint_every=1, mirrors=False), 5, [6, 7, 8, 9])

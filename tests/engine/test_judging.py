@@ -18,28 +18,25 @@ def figures(*rows):
 
 
 @pytest.mark.parametrize(
-    ("after", "score", "clicks", "taken"),
+    ("after", "score", "clicks", "noc85", "taken"),
     [
         # Better in both; worse in both.
-        ([(0.7, 8), (0.6, 8)], 0.15, -2.0, True),
-        ([(0.4, 12), (0.5, 10)], -0.05, 1.0, False),
-        # The score fell, whatever the clicks say.
-        ([(0.3, 7), (0.6, 10)], -0.05, -1.5, False),
-        # Perhaps more clicks, with a score that is better on both objects, or only on one of two.
-        ([(0.7, 14), (0.6, 10)], 0.15, 2.0, True),
-        ([(0.8, 12), (0.4, 10)], 0.1, 1.0, False),
-        # A gain that is sure, but too small for it.
-        ([(0.51, 14), (0.51, 10)], 0.01, 2.0, False),
-        # More clicks on both alike: more than chance explains.
-        ([(0.7, 12), (0.6, 12)], 0.15, 2.0, False),
+        ([(0.6, 8), (0.6, 8)], 0.1, -2.0, -2.0, True),
+        ([(0.4, 12), (0.5, 10)], -0.05, 1.0, 1.0, False),
+        # The score fell, whatever the clicks say; clicks rose, whatever the score says.
+        ([(0.3, 7), (0.6, 10)], -0.05, -1.5, -1.5, False),
+        ([(0.6, 12), (0.6, 10)], 0.1, 1.0, 1.0, False),
+        # More clicks to 85 % alone, where the lower levels are reached at once.
+        ([(0.81, 12), (0.5, 10)], 0.155, -2.3, 1.0, True),
         # As before.
-        ([(0.5, 10), (0.5, 10)], 0.0, 0.0, True),
+        ([(0.5, 10), (0.5, 10)], 0.0, 0.0, 0.0, True),
     ],
 )
-def test_taken_unless_the_score_fell_or_clicks_rose_for_it(after, score, clicks, taken):
+def test_taken_unless_the_score_fell_or_clicks_to_several_levels_rose(after, score, clicks, noc85, taken):
     before = figures((0.5, 10), (0.5, 10))
     compared = compare_clicks(before, figures(*after))
-    assert compared["score"] == pytest.approx(score) and compared["noc85"] == pytest.approx(clicks)
+    got = [compared[name] for name in ("score", "clicks", "noc85")]
+    assert got == pytest.approx([score, clicks, noc85])
     assert compared["not_worse"] is taken
 
 
