@@ -94,6 +94,8 @@ class LearningControl:
         self._panel.set_message("")
         advice = "" if is_better else " It is not better than before: the old model stays."
         self._panel.set_result(result["message"] + advice, can_use=is_better)
+        news = "a new model waits in Learning" if is_better else "the old model stays"
+        self._work.say(f"Training is done: {news}.", "info")
 
     def _on_failed(self, text: str) -> None:
         self._panel.set_running(False)

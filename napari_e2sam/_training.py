@@ -31,7 +31,8 @@ def run(task: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
 def _finetune(task: Mapping[str, Any], out: Path) -> Generator[dict[str, Any], None, None]:
     from e2sam.training.finetune import FinetuneConfig, finetune
 
-    config = FinetuneConfig(out=out, model=task["model"], **task["settings"])
+    # The twin on three channels is a comparison that the window does not show: its time would be waited for nothing.
+    config = FinetuneConfig(out=out, model=task["model"], twin=False, **task["settings"])
     steps = finetune(task["session"], config)
     while True:
         try:

@@ -134,6 +134,7 @@ def test_learning_shows_its_curve_and_gives_the_model(
     assert "0.70 after" in panel.result.text()
     # A folded panel says so too: users go on annotating meanwhile.
     assert heading.text() == "Learning:  new model ready"
+    assert window.widget.status.text() == "Training is done: a new model waits in Learning."
     (run,) = window.session.file.training_runs()
     assert (run.kind, run.status) == ("finetune", "done")
     panel.use.click()
