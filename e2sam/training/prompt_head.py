@@ -133,7 +133,7 @@ class PromptHead:
         encoder = WindowEncoder(self.base, cache)
         set_trained(model, model.decoder, tune, self.config.late_blocks, self.config.rank)
         if self.division.kind == "crossed" and isinstance(model.decoder, TinyDecoder):
-            # A few objects teach what their own look like; taught where they lie, the model got worse at others.
+            # Few objects teach how their kind looks; with all layers taught, others got worse (docs/results.md).
             for layer in model.decoder.coarse_layers():
                 layer.requires_grad_(False)
         sides = (self._with_mirrors(), self.held_out)
