@@ -17,6 +17,7 @@ from e2sam.data.prompts import Prompts
 from e2sam.errors import PromptError
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
 from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
+from napari_e2sam._undrawn import Undrawn
 
 __all__ = ["Canvas"]
 
@@ -46,6 +47,7 @@ class Canvas:
         # not when the first image opens.
         Points(np.zeros((0, 2)))
         self.viewer = viewer
+        self._undrawn = Undrawn(viewer)
         self._own = OwnLayers(viewer, self._on_made, self._on_gone)
         self._mask_box: Box | None = None
         self._has_labels = False
@@ -63,6 +65,9 @@ class Canvas:
         if self._on_move in self.viewer.mouse_move_callbacks:
             self.viewer.mouse_move_callbacks.remove(self._on_move)
         self.viewer.events.mouse_over_canvas.disconnect(self._on_over)
+        if (mask := self.mask_layer) is not None:
+            self._undrawn.draw(mask, True)
+        self._undrawn.close()
         self._own.close(remove_layers)
 
     # -- what is ours ------------------------------------------------------------------------------------------------
@@ -92,12 +97,15 @@ class Canvas:
             layer.events.data.connect(self._on_shapes)
         elif name == "mask":
             self._mask_box = None
+        elif name == "composite":
+            self._undrawn.cover_with(layer)
         elif name == "objects":
             layer.events.paint.connect(self._on_paint)
             self._has_labels = False
             self.objects_made.emit()
 
     def _on_gone(self, layer: Layer) -> None:
+        self._undrawn.uncover(layer)
         for emitter, callback in (
             ("data", self._on_points),
             ("data", self._on_shapes),
@@ -164,6 +172,7 @@ class Canvas:
         if self._own.scene is None or (mask is None and self._own.get("mask") is None):
             return
         layer = self._own.mask()
+        self._undrawn.draw(layer, mask is not None)
         if self._own.has_cropped_mask:
             self._show_cropped(layer, mask)
             return

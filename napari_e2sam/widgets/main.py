@@ -118,7 +118,9 @@ class SegmentWidget(QWidget):
         )
         self._lay_out()
         set_tooltips(self)
-        self.controller = Controller(napari_viewer, self.panels, self.say, session, start_engine)
+        # napari lends plugins a viewer that warns of all that is private: ours has to be quieter than its own layers.
+        viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self.controller = Controller(viewer, self.panels, self.say, session, start_engine)
         controller = self.controller
         # The closure keeps the controller alive until Qt has taken the widget down, however that happens.
         self.destroyed.connect(lambda: controller.close())
