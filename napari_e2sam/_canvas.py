@@ -65,8 +65,6 @@ class Canvas:
         if self._on_move in self.viewer.mouse_move_callbacks:
             self.viewer.mouse_move_callbacks.remove(self._on_move)
         self.viewer.events.mouse_over_canvas.disconnect(self._on_over)
-        if (mask := self.mask_layer) is not None:
-            self._undrawn.draw(mask, True)
         self._undrawn.close()
         self._own.close(remove_layers)
 

@@ -41,6 +41,8 @@ class Undrawn:
         for emitter in self._emitters():
             emitter.disconnect(self._update)
         self.cover_with(None)
+        for layer in self._viewer.layers:
+            self.draw(layer, True)
 
     def _emitters(self) -> Iterator[Any]:
         viewer = self._viewer
@@ -67,17 +69,13 @@ class Undrawn:
         if layer is self._cover:
             self.cover_with(None)
 
-    def draw(self, layer: Layer, shows_something: bool) -> None:
-        """Draw a layer, or leave it out while there is nothing in it."""
-        self._set(layer, shows_something)
-
     def _update(self) -> None:
         left_out = self._hidden()
         for layer in self._left_out:
             if layer not in left_out:
-                self._set(layer, True)
+                self.draw(layer, True)
         for layer in left_out:
-            self._set(layer, False)
+            self.draw(layer, False)
         self._left_out = left_out
 
     def _hidden(self) -> tuple[Layer, ...]:
@@ -98,7 +96,8 @@ class Undrawn:
                     inside.append(layer)
         return tuple(inside)
 
-    def _set(self, layer: Layer, is_drawn: bool) -> None:
+    def draw(self, layer: Layer, is_drawn: bool) -> None:
+        """Draw a layer if it is visible, or leave it out while there is nothing of it to see."""
         # A window that is being closed has no canvas any more.
         with suppress(RuntimeError):
             canvas = getattr(getattr(getattr(self._viewer, "window", None), "_qt_viewer", None), "canvas", None)

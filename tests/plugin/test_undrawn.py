@@ -29,22 +29,15 @@ def test_image_and_empty_mask_cost_no_frame_and_every_pixel_is_as_before(window:
     window.click(30, 30)
     assert not _is_drawn(window, image) and image.visible
     assert _is_drawn(window, window.canvas.mask_layer)
-    with_mask = window.viewer.screenshot(flash=False)
     window.controller.do("accept")
     assert not _is_drawn(window, window.canvas.mask_layer) and window.canvas.mask_layer.visible
-    without_mask = window.viewer.screenshot(flash=False)
     window.click(34, 30)
     assert _is_drawn(window, window.canvas.mask_layer)
-    window.controller.do("clear")
-    window.controller.do("undo")
-    window.wait(lambda: window.session.draft.candidates)
-    assert (with_mask != without_mask).any()
 
     # Drawn in full, as when the plugin has let go of the viewer.
     window.controller.do("clear")
     shown = window.viewer.screenshot(flash=False)
     window.canvas._undrawn.close()
-    window.canvas._undrawn.draw(window.canvas.mask_layer, True)
     assert _is_drawn(window, image) and _is_drawn(window, window.canvas.mask_layer)
     assert np.array_equal(window.viewer.screenshot(flash=False), shown)
 
