@@ -16,6 +16,7 @@ from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.errors import PromptError
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
+from napari_e2sam._label_pixels import make_room, painted_box, write_labels
 from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
 from napari_e2sam._undrawn import Undrawn
 
@@ -23,8 +24,6 @@ __all__ = ["Canvas"]
 
 # Longest side of what the layer of the current mask holds, where it is cut to the mask.
 _LARGEST_TEXTURE = 2048
-# Past this many changed pixels, index arrays cost more than one full redraw.
-_MOST_INDEXED = 600_000
 # Of a point outside and of one inside, as napari keeps colours.
 _COLOURS = transform_color([PROMPT_COLOURS[label] for label in (0, 1)])
 
@@ -179,7 +178,8 @@ class Canvas:
         if boxes:
             box = boxes[0] if len(boxes) == 1 else unite(*boxes)
             pixels = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8) if mask is None else mask.window(box)
-            self._write(layer, box, pixels)
+            with self._own.writing():
+                write_labels(layer, box, pixels)
 
     def _show_cropped(self, layer: Labels, mask: MaskCrop | None) -> None:
         assert self._own.scene is not None
@@ -197,38 +197,15 @@ class Canvas:
             corner = np.array((mask.y0, mask.x0)) + (step - 1) / 2
             layer.translate = corner * scale + self._own.scene.translate
 
-    def _write(self, layer: Labels, box: Box, labels: NDArray[Any]) -> None:
-        """Write into a box of a label layer, and redraw only what changed."""
-        x0, y0, x1, y1 = box
-        window = layer.data[y0:y1, x0:x1]
-        changed = window != labels
-        if not changed.any():
-            return
-        if layer.data.dtype.itemsize <= 2:
-            # Of such a layer napari draws the data themselves, and of them the box of the pixels that it is given.
-            corners = _extremes(changed)
-            before = window[corners]
-            np.copyto(window, labels, casting="unsafe")
-            window[corners] = before
-            rows, columns = corners
-        else:
-            rows, columns = np.nonzero(changed)
-        with self._own.writing():
-            if rows.size > _MOST_INDEXED:
-                window[...] = labels
-                layer.refresh(extent=False)
-                return
-            values = np.asarray(labels[rows, columns], layer.data.dtype)
-            layer.data_setitem((rows + y0, columns + x0), values)
-
     def draw_labels(self, box: Box, labels: NDArray[Any]) -> None:
         """Write `labels` into `box` of the objects layer; nothing else of it is touched."""
         if self._own.scene is None:
             return
         layer = self._own.objects()
         self._has_labels = True
-        self._make_room(layer, labels)
-        self._write(layer, box, labels)
+        with self._own.writing():
+            make_room(layer, labels)
+            write_labels(layer, box, labels)
 
     def draw_object(self, mask: MaskCrop, number: int, covers: bool) -> None:
         """Draw one more object where its mask is; it covers the others, or shows where none of them is."""
@@ -239,21 +216,15 @@ class Canvas:
         shown = mask.pixels if covers else mask.pixels & (there == 0)
         self.draw_labels(mask.box, np.where(shown, number, there))
 
-    def _make_room(self, layer: Labels, labels: NDArray[Any]) -> None:
-        """Have the layer hold numbers as large as those of `labels`."""
-        if labels.max(initial=0) > np.iinfo(layer.data.dtype).max:
-            with self._own.writing():
-                layer.data = layer.data.astype(np.int32)
-
     def draw_all_labels(self, labels: NDArray[Any] | None) -> None:
         """Write the whole objects layer, (H, W), or empty it; an empty one is left alone."""
         layer = self._own.get("objects")
         if layer is None or (labels is None and not self._has_labels):
             return
         self._has_labels = labels is not None
-        if labels is not None:
-            self._make_room(layer, labels)
         with self._own.writing():
+            if labels is not None:
+                make_room(layer, labels)
             layer.data[...] = 0 if labels is None else labels
             layer.refresh(extent=False)
 
@@ -380,18 +351,9 @@ class Canvas:
     def _on_paint(self, event: Any) -> None:
         if self._own.is_writing:
             return
-        strokes = [_stroke(atom, event.source.data.shape) for atom in event.value]
-        rows = np.concatenate([stroke[0] for stroke in strokes])
-        columns = np.concatenate([stroke[1] for stroke in strokes])
-        if rows.size == 0:
-            return
-        x0, y0, x1, y1 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
-        after = np.array(event.source.data[y0:y1, x0:x1])
-        # napari tells of some strokes before it has written them.
-        for stroke_rows, stroke_columns, value in strokes:
-            after[stroke_rows - y0, stroke_columns - x0] = value
-        self._has_labels = True
-        self.painted.emit((x0, y0, x1, y1), after)
+        if (stroke := painted_box(event)) is not None:
+            self._has_labels = True
+            self.painted.emit(*stroke)
 
     def _on_move(self, viewer: ViewerModel, event: Any) -> None:
         if self._own.scene is None or len(self.pointed_at) == 0:
@@ -430,27 +392,3 @@ class Canvas:
             else int(step[first + axis])
             for axis in range(len(leading))
         )
-
-
-def _extremes(changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of four chosen pixels, or fewer, whose bounding box is that of all."""
-    rows, columns = np.flatnonzero(changed.any(axis=1))[[0, -1]], np.flatnonzero(changed.any(axis=0))[[0, -1]]
-    places = {(int(row), int(np.argmax(changed[row]))) for row in rows}
-    places |= {(int(np.argmax(changed[:, column])), int(column)) for column in columns}
-    found = np.array(sorted(places), np.intp)
-    return found[:, 0], found[:, 1]
-
-
-def _stroke(atom: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Any]:
-    """Rows, columns and new label of one of napari's strokes: (index arrays, old, new), or a masked box.
-
-    Since napari 0.9 the brush, fill and polygon give a box of slices, a mask in it or None for all of it, and what was
-    there before.
-    """
-    place, value = atom[0], atom[-1]
-    if not isinstance(place[-1], slice):
-        return np.atleast_1d(place[-2]), np.atleast_1d(place[-1]), value
-    (top, bottom, _), (left, right, _) = (part.indices(length) for part, length in zip(place, shape, strict=True))
-    mask = np.ones((bottom - top, right - left), bool) if atom[1] is None else np.asarray(atom[1], bool)
-    rows, columns = np.nonzero(mask.reshape(bottom - top, right - left))
-    return rows + top, columns + left, value
