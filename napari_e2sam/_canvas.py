@@ -16,7 +16,7 @@ from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.errors import PromptError
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
-from napari_e2sam._label_pixels import make_room, painted_box, write_labels
+from napari_e2sam._label_pixels import make_room, painted_box, put_labels
 from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
 from napari_e2sam._undrawn import Undrawn
 
@@ -179,7 +179,7 @@ class Canvas:
             box = boxes[0] if len(boxes) == 1 else unite(*boxes)
             pixels = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8) if mask is None else mask.window(box)
             with self._own.writing():
-                write_labels(layer, box, pixels)
+                put_labels(layer, box, pixels)
 
     def _show_cropped(self, layer: Labels, mask: MaskCrop | None) -> None:
         assert self._own.scene is not None
@@ -205,7 +205,7 @@ class Canvas:
         self._has_labels = True
         with self._own.writing():
             make_room(layer, labels)
-            write_labels(layer, box, labels)
+            put_labels(layer, box, labels)
 
     def draw_object(self, mask: MaskCrop, number: int, covers: bool) -> None:
         """Draw one more object where its mask is; it covers the others, or shows where none of them is."""

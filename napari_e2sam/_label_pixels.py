@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from e2sam.data.masks import Box
 
-__all__ = ["make_room", "painted_box", "write_labels"]
+__all__ = ["make_room", "painted_box", "put_labels"]
 
 # Past this many changed pixels, index arrays cost more than one full redraw.
 _MOST_INDEXED = 600_000
@@ -22,8 +22,8 @@ def make_room(layer: Labels, labels: NDArray[Any]) -> None:
         layer.data = layer.data.astype(np.int32)
 
 
-def write_labels(layer: Labels, box: Box, labels: NDArray[Any]) -> None:
-    """Write labels (h, w) into a box of a layer, and have only what changed drawn again."""
+def put_labels(layer: Labels, box: Box, labels: NDArray[Any]) -> None:
+    """Put labels (h, w) into a box of a layer, and have only what changed drawn again."""
     x0, y0, x1, y1 = box
     window = layer.data[y0:y1, x0:x1]
     changed = window != labels
