@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from e2sam.errors import E2SamError, PromptError
 from e2sam.inference.canvas import LabelCanvas
@@ -117,6 +116,9 @@ class _Candidates:
 
     def without_duplicates(self, max_overlap: float) -> _Candidates:
         """Of masks that overlap more, the one of best quality; boxes alone would take a ring for what it encloses."""
+        # Only here: loading a model would take nearly twice as long.
+        from torchvision.ops import box_iou
+
         masks = self.logits > 0
         areas = masks.sum(dim=(1, 2))
         near = box_iou(self.boxes, self.boxes) > max_overlap / 2

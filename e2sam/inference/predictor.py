@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import CheckpointError, PromptError, StackError
+from e2sam.inference.answers import Answer, RecentAnswers
 from e2sam.inference.closer import closer_windows, look_closer, make_ready
 from e2sam.inference.decoding import DecodedBatch, decode_batch, decode_prompts
 from e2sam.inference.embeddings import EmbeddingCache
@@ -32,7 +32,6 @@ __all__ = ["Prediction", "Predictor"]
 _VIEW_HYSTERESIS = 0.05
 # A wider window is believed where one of its candidates agrees with what was seen so far.
 _WIDER_AGREES = 0.5
-_REMEMBERED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,32 +44,6 @@ class _Current:
     is_large: bool
     mapping: Mapping[str, str]
     missing: MissingPolicy
-
-
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """One prediction with what was asked, so that the next click on the same object can follow it.
-
-    `closer` are the windows in which its candidates, the best first, were or with the next click will be looked at
-    closer.
-    """
-
-    plan: EncodingPlan
-    prompts: Prompts
-    prediction: Prediction
-    view: int
-    closer: Mapping[int, Box] = field(default_factory=dict)
-
-    def gave(self, mask: NDArray[np.float32] | None) -> bool:
-        return mask is not None and any(np.array_equal(mask, logits) for logits in self.prediction.logits)
-
-    def goes_on_in(self, prompts: Prompts) -> bool:
-        """Whether prompts are these and more: the user is still at the same object."""
-        count = len(self.prompts.points)
-        box = prompts.box
-        same_box = box is not None and self.prompts.box is not None and np.array_equal(self.prompts.box, box)
-        same_points = count > 0 and np.array_equal(self.prompts.points, prompts.points[:count])
-        return same_points or same_box
 
 
 class Predictor:
@@ -134,7 +107,7 @@ class Predictor:
         self.seconds_predict = 0.0
         self._encoder = WindowEncoder(model, cache_used)
         self._current: _Current | None = None
-        self._answers: deque[_Answer] = deque(maxlen=_REMEMBERED)
+        self._answers = RecentAnswers()
         self._decoder_lock = threading.Lock()
         self._change_lock = threading.Lock()
 
@@ -286,7 +259,7 @@ class Predictor:
     def predict_prompts(self, prompts: Prompts, multimask: bool = True, view: Box | None = None) -> Prediction:
         """As `predict`, from checked prompts."""
         current = self._in_use()
-        before = self._followed(current, prompts)
+        before = self._answers.before(current.plan, prompts)
         answer = self._from_afar(current, prompts, multimask, before, view)
         is_named = prompts.box is not None or len(prompts.points) > 1
         if self.close_ups:
@@ -295,7 +268,7 @@ class Predictor:
             likely = [found.best] if is_named else np.argsort(-found.scores, kind="stable").tolist()
             known = before.closer.values() if before is not None else ()
             answer = replace(answer, closer=closer_windows(current.windows, prompts, found, likely, known))
-        self._answers.append(answer)
+        self._answers.add(answer)
         window = answer.closer.get(answer.prediction.best)
         if window is None or not is_named:
             return answer.prediction
@@ -307,8 +280,7 @@ class Predictor:
         One encoder pass and one decoder call at most, in the window where the object will be looked at closer.
         """
         current = self._in_use()
-        answers = [answer for answer in list(self._answers)[::-1] if answer.plan is current.plan]
-        answer = next((answer for answer in answers if answer.gave(prediction.logits[prediction.best])), None)
+        answer = self._answers.that_gave(current.plan, prediction.logits[prediction.best])
         if answer is None:
             return
         likely = (answer.closer.get(prediction.best if candidate is None else candidate), *answer.closer.values())
@@ -321,7 +293,7 @@ class Predictor:
         with self._decoder_lock:
             make_ready(self.model, embedding, encoded, answer.prompts)
 
-    def _looked_closer(self, current: _Current, prompts: Prompts, answer: _Answer, window: Box) -> Prediction:
+    def _looked_closer(self, current: _Current, prompts: Prompts, answer: Answer, window: Box) -> Prediction:
         """The answer with the mask of a closer look at the object, where both looks agree."""
         plan = current.plan.with_view(answer.view)
         encoded = self._encoder.encode(plan, window, on_disk=False)
@@ -333,21 +305,15 @@ class Predictor:
         return closer
 
     def _from_afar(
-        self, current: _Current, prompts: Prompts, multimask: bool, before: _Answer | None, view: Box | None
-    ) -> _Answer:
+        self, current: _Current, prompts: Prompts, multimask: bool, before: Answer | None, view: Box | None
+    ) -> Answer:
         if current.is_large:
             return self._predict_large(current, prompts, multimask, before, view)
         return self._predict_in(current, current.windows.whole, prompts, multimask, before)
 
-    def _followed(self, current: _Current, prompts: Prompts) -> _Answer | None:
-        """The answer that gave the prompts' mask, or else the last one to fewer prompts of the same object."""
-        answers = [answer for answer in list(self._answers)[::-1] if answer.plan is current.plan]
-        gave = (answer for answer in answers if answer.gave(prompts.mask))
-        return next(gave, None) or next((answer for answer in answers if answer.goes_on_in(prompts)), None)
-
     def _predict_large(
-        self, current: _Current, prompts: Prompts, multimask: bool, before: _Answer | None, view: Box | None
-    ) -> _Answer:
+        self, current: _Current, prompts: Prompts, multimask: bool, before: Answer | None, view: Box | None
+    ) -> Answer:
         """Predict in the window that the prompts ask for, and in wider ones while the object is cut off."""
         windows = current.windows
         stays = before is not None and windows.holds(before.prediction.window, prompts)
@@ -364,8 +330,8 @@ class Predictor:
         return answer
 
     def _predict_in(
-        self, current: _Current, window: Box, prompts: Prompts, multimask: bool, before: _Answer | None
-    ) -> _Answer:
+        self, current: _Current, window: Box, prompts: Prompts, multimask: bool, before: Answer | None
+    ) -> Answer:
         local = self._local(window, prompts, before)
         encoded = self._encoder.encode(current.plan, window)
         start = time.perf_counter()
@@ -387,9 +353,9 @@ class Predictor:
             scores[best], logits[best], view.channels, view.name, encoded.frame, window, current.windows.size
         )
         self.seconds_predict = time.perf_counter() - start
-        return _Answer(current.plan, prompts, prediction, views[best])
+        return Answer(current.plan, prompts, prediction, views[best])
 
-    def _local(self, window: Box, prompts: Prompts, before: _Answer | None) -> Prompts:
+    def _local(self, window: Box, prompts: Prompts, before: Answer | None) -> Prompts:
         """Prompts in pixels of a window, their mask in its frame."""
         local = shifted(prompts, window)
         if local.mask is None:
@@ -431,7 +397,7 @@ class Predictor:
         logits = np.stack([logits_in_window(one, found, wide, frame) for one in found.logits])
         close_up = CloseUp(dict(enumerate(found.logits)), found.frame, window)
         prediction = replace(found, logits=logits, frame=frame, window=wide, close_up=close_up)
-        self._answers.append(replace(answer, prompts=prompts, prediction=prediction))
+        self._answers.add(replace(answer, prompts=prompts, prediction=prediction))
         return prediction
 
     def decode_points(self, points: NDArray[np.float32], window: Box | None = None) -> tuple[DecodedBatch, Frame]:
@@ -462,7 +428,7 @@ class Predictor:
         of the window of the last prediction.
         """
         current = self._in_use()
-        last = next((answer for answer in list(self._answers)[::-1] if answer.plan is current.plan), None)
+        last = self._answers.last(current.plan)
         window = current.windows.whole if last is None or not current.is_large else last.prediction.window
         return weights_in(self._encoder, current.plan, window, 0 if last is None else last.view, size)
 

@@ -6,6 +6,7 @@ a CPU without gradients, where blocks of scores that stay in the processor's cac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -96,40 +97,39 @@ def attend_globally(qkv: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     height, width, _, heads, dim = qkv.shape
     tokens = height * width
-    q, k, v = qkv.reshape(tokens, 3, heads, dim).permute(1, 2, 0, 3).contiguous()
-    k *= dim**-0.5
     tables = torch.cat((rows.flip(0), columns.flip(0))).T
-    products = (q.view(-1, dim) @ tables).view(heads, height, width, -1)
-    by_row = _by_key(products, 1, height, 0)
-    by_column = _by_key(products, 2, width, 2 * height - 1)
     group = min(heads, max(2, torch.get_num_threads()))
     num_rows = max(1, min(height, _BLOCK_QUERIES // width))
     scores = qkv.new_empty(group, num_rows, width, height, width)
     out = qkv.new_empty(height, width, heads, dim)
     for head in range(0, heads, group):
         part = slice(head, head + group)
-        keys, values = k[part].transpose(1, 2), v[part]
+        q, k, v = qkv[..., part, :].flatten(0, 1).permute(1, 2, 0, 3).contiguous()
+        keys = (k * dim**-0.5).transpose(1, 2)
+        products = (q.view(-1, dim) @ tables).view(-1, height, width, tables.shape[1])
+        by_row = _by_key(products, 1, height, 0)
+        by_column = _by_key(products, 2, width, 2 * height - 1)
         for row in range(0, height, num_rows):
             block = slice(row, row + num_rows)
             bias = scores[: keys.shape[0], : min(num_rows, height - row)]
-            torch.add(by_row[part, block].unsqueeze(-1), by_column[part, block].unsqueeze(-2), out=bias)
+            torch.add(by_row[:, block].unsqueeze(-1), by_column[:, block].unsqueeze(-2), out=bias)
             flat = bias.view(bias.shape[0], -1, tokens)
-            flat.baddbmm_(q[part, row * width : row * width + flat.shape[1]], keys)
+            flat.baddbmm_(q[:, row * width : row * width + flat.shape[1]], keys)
             torch.softmax(flat, -1, out=flat)
-            attended = torch.bmm(flat, values).view(-1, bias.shape[1], width, dim)
+            attended = torch.bmm(flat, v).view(-1, bias.shape[1], width, dim)
             out[block, :, part].copy_(attended.permute(1, 2, 0, 3))
     return out
 
 
 @dataclass(frozen=True)
 class _Region:
-    """Windows that hold the same number of tokens: all whole ones, the cut ones of an edge, or the corner.
+    """Windows side by side that hold the same number of tokens: the whole ones of a row of windows, or its cut one.
 
     Attributes
     ----------
     top, left
         First token of the first window.
-    num_down, num_across
+    num_across
         Windows.
     height, width
         Tokens of each window that lie in the grid.
@@ -137,31 +137,25 @@ class _Region:
 
     top: int
     left: int
-    num_down: int
     num_across: int
     height: int
     width: int
 
     def of(self, grid: Tensor) -> Tensor:
-        """View (num_down, num_across, heads, height, width, ...) of a grid (h, w, heads, ...)."""
-        cut = grid[
-            self.top : self.top + self.num_down * self.height, self.left : self.left + self.num_across * self.width
-        ]
-        windows: Tensor = cut.unflatten(1, (self.num_across, self.width)).unflatten(0, (self.num_down, self.height))
-        return windows.permute(0, 2, 4, 1, 3, 5)
+        """View (num_across, heads, height, width, ...) of a grid (h, w, heads, ...)."""
+        cut = grid[self.top : self.top + self.height, self.left : self.left + self.num_across * self.width]
+        windows: Tensor = cut.unflatten(1, (self.num_across, self.width)).permute(1, 3, 0, 2, 4)
+        return windows
 
 
-def _regions(height: int, width: int, side: int) -> list[_Region]:
-    def along(length: int) -> list[tuple[int, int, int]]:
-        whole, rest = divmod(length, side)
-        spans = [(0, whole, side), (whole * side, 1, rest)]
-        return [span for span in spans if span[1] and span[2]]
-
-    return [
-        _Region(top, left, num_down, num_across, tokens_down, tokens_across)
-        for top, num_down, tokens_down in along(height)
-        for left, num_across, tokens_across in along(width)
-    ]
+def _regions(height: int, width: int, side: int) -> Iterator[_Region]:
+    whole, rest = divmod(width, side)
+    for top in range(0, height, side):
+        rows = min(side, height - top)
+        if whole:
+            yield _Region(top, 0, whole, rows, side)
+        if rest:
+            yield _Region(top, whole * side, 1, rows, rest)
 
 
 def attend_in_windows(qkv: Tensor, padding: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -184,29 +178,30 @@ def attend_in_windows(qkv: Tensor, padding: Tensor, rows: Tensor, columns: Tenso
     Tensor
         (h, w, heads, D)
     """
-    height, width, _, heads, dim = qkv.shape
+    height, width, _, _, dim = qkv.shape
     side = (rows.shape[0] + 1) // 2
     tables = torch.cat((rows.flip(0), columns.flip(0))).T
     q, k, v = qkv.unbind(2)
-    products = (q.reshape(-1, dim) @ tables).view(height, width, heads, -1)
     codes = _grid_codes(side, side, qkv.dtype, qkv.device).view(side, side, -1)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for region in _regions(height, width, side):
-        queries = _extended_queries(region.of(q), region.of(products), side)
+        queries = _extended_queries(region.of(q).contiguous(), tables, side)
         keys = _extended_keys(region.of(k), padding[1], codes)
         values = _padded(region.of(v), padding[2], side)
-        _attend_windows(queries, keys, values, region.of(out))
+        flat = (part.flatten(0, 1).flatten(1, 2) for part in (queries, keys, values))
+        region.of(out).copy_(_attend_windows(*flat).view(*queries.shape[:-1], dim))
     return out
 
 
-def _extended_queries(q: Tensor, products: Tensor, side: int) -> Tensor:
+def _extended_queries(q: Tensor, tables: Tensor, side: int) -> Tensor:
     """Queries (..., r, c, E): scaled, then their products with the relative positions of the keys' rows and columns."""
     dim = q.shape[-1]
+    products = q @ tables
     queries = q.new_empty(*q.shape[:-1], _extended_width(dim, side))
     queries[..., dim + 2 * side :] = 0
     torch.mul(q, dim**-0.5, out=queries[..., :dim])
-    queries[..., dim : dim + side] = _by_key(products, 3, side, 0)
-    queries[..., dim + side : dim + 2 * side] = _by_key(products, 4, side, 2 * side - 1)
+    queries[..., dim : dim + side] = _by_key(products, 2, side, 0)
+    queries[..., dim + side : dim + 2 * side] = _by_key(products, 3, side, 2 * side - 1)
     return queries
 
 
@@ -217,9 +212,9 @@ def _extended_width(dim: int, side: int) -> int:
 
 def _extended_keys(k: Tensor, padding: Tensor, codes: Tensor) -> Tensor:
     """Keys (..., L, L, E) of whole windows, padding included, then one-hot codes of row and column."""
-    down, across, heads, height, width, dim = k.shape
+    across, heads, height, width, dim = k.shape
     side = codes.shape[0]
-    keys = k.new_empty(down, across, heads, side, side, _extended_width(dim, side))
+    keys = k.new_empty(across, heads, side, side, _extended_width(dim, side))
     keys[..., dim + 2 * side :] = 0
     if (height, width) != (side, side):
         keys[..., :dim] = padding[:, None, None]
@@ -230,22 +225,16 @@ def _extended_keys(k: Tensor, padding: Tensor, codes: Tensor) -> Tensor:
 
 def _padded(v: Tensor, padding: Tensor, side: int) -> Tensor:
     """Values (..., L, L, D) of whole windows, padding included."""
-    down, across, heads, height, width, dim = v.shape
-    values = v.new_empty(down, across, heads, side, side, dim)
+    across, heads, height, width, dim = v.shape
+    values = v.new_empty(across, heads, side, side, dim)
     if (height, width) != (side, side):
         values[:] = padding[:, None, None]
     values[..., :height, :width, :] = v
     return values
 
 
-def _attend_windows(queries: Tensor, keys: Tensor, values: Tensor, out: Tensor) -> None:
-    """Attention of windows (down, across, heads, r, c, ...) into a view of the result, one row of windows at a time."""
-    num_keys = keys.shape[3] * keys.shape[4]
-    num_queries = queries.shape[3] * queries.shape[4]
-    scores = queries.new_empty(queries.shape[1] * queries.shape[2], num_queries, num_keys)
-    for index in range(queries.shape[0]):
-        flat = (part[index].flatten(0, 1).flatten(1, 2) for part in (queries, keys, values))
-        q, k, v = flat
-        torch.bmm(q, k.transpose(1, 2), out=scores)
-        torch.softmax(scores, -1, out=scores)
-        out[index].copy_(torch.bmm(scores, v).view_as(out[index]))
+def _attend_windows(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention (B, Q, D) of extended queries (B, Q, E) and keys (B, K, E)."""
+    scores = torch.bmm(queries, keys.transpose(1, 2))
+    torch.softmax(scores, -1, out=scores)
+    return torch.bmm(scores, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from e2sam.modeling.e2sam import PromptTensors
@@ -33,6 +32,9 @@ class SamDecoder(nn.Module):
 
     def __init__(self, image_size: int = 1024, stride: int = 16) -> None:
         super().__init__()
+        # Only here: with it comes torchvision, of which `tiny` needs nothing.
+        from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
         grid = image_size // stride
         self.stride = stride
         self.prompt_encoder = PromptEncoder(

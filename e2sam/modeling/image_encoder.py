@@ -13,6 +13,9 @@ from e2sam.modeling.packed import Compute, fastest_dtype, passing_in
 
 __all__ = ["EncoderSize", "ImageEncoder"]
 
+# Of a grid of 64 x 64 tokens these are 1024: the four times wider layer between is never there as a whole.
+_MLP_ROWS = 16
+
 
 @dataclass(frozen=True)
 class EncoderSize:
@@ -164,8 +167,9 @@ class Block(nn.Module):
         """One image's tokens (h, w, width) float32 to the same, in place."""
         normed = self.norm1(tokens).to(self.compute.dtype)
         tokens.add_(self.attn.infer(normed, self.window, self.compute))
-        normed = self.norm2(tokens).to(self.compute.dtype)
-        return tokens.add_(self.mlp.infer(normed, self.compute))
+        for some in tokens.split(_MLP_ROWS):
+            some.add_(self.mlp.infer(self.norm2(some).to(self.compute.dtype), self.compute))
+        return tokens
 
     def _in_windows(self, tokens: Tensor) -> Tensor:
         side = self.window

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -163,6 +165,14 @@ def test_tiny_loads_at_once() -> None:
     assert not model.training
     assert len(model.fingerprint) == 64
     assert model.device.type == "cpu"
+
+
+def test_tiny_needs_no_package_that_is_slow_to_load() -> None:
+    program = "import sys, e2sam; e2sam.Predictor(e2sam.load_model('tiny')); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    loaded = set(out.split())
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"torchvision", "segment_anything", "skimage", "sklearn", "zarr", "dask", "lightning"})
 
 
 def test_models_load_by_path_exact_or_fast(tmp_path: Path) -> None:
