@@ -180,7 +180,7 @@ class CorrectionSet:
 def _image_of(path: Path, record: StackRecord, plane: Plane) -> CorrectionImage:
     def load() -> ChannelStack:
         with Session.open(path, create=False, read_only=True) as session:
-            return session.load_stack(record.id).plane(*plane)
+            return session.load_stack(record.id, unchanged=True).plane(*plane)
 
     # By content, not by place: the same image keeps its side of a split when it moves.
     key = ":".join((record.content, ",".join(map(str, plane))))

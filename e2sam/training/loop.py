@@ -87,6 +87,10 @@ class _Run:
         self.best_path = settings.out.with_name(settings.out.name + ".best")
         if settings.resume and self.state_path.exists():
             self._restore()
+        elif fabric.is_global_zero:
+            # What another run left must not be taken for this one's.
+            self.state_path.unlink(missing_ok=True)
+            self.best_path.unlink(missing_ok=True)
 
     def _identity(self) -> dict[str, Any]:
         settings = {key: value for key, value in asdict(self.settings).items() if key not in _FREE_SETTINGS}
@@ -296,6 +300,11 @@ class _Run:
         """Save the weights that are kept; returns their metrics."""
         state, kept = self.state, self.state.step
         judged = bool(self.task.monitor and metrics)
+        tensors: Mapping[str, torch.Tensor] = {}
+        if judged and self.settings.keep != "last" and state.best_step < state.step and self.fabric.is_global_zero:
+            # After a kill between two writes these weights may be newer than what the run remembers of them.
+            tensors, written = read_state(self.best_path)
+            state.best, state.best_step = written.best, written.best_step
         is_new = state.best_step > 0 if self.settings.keep == "trained" else state.best != state.before
         accepted = not judged or is_new
         if judged and self.settings.keep != "last" and state.best_step < state.step:
@@ -303,7 +312,7 @@ class _Run:
         outcome = Outcome(state.before, metrics, kept, state.step, round(state.seconds, 3), accepted)
         if self.fabric.is_global_zero:
             self.task.module.eval()
-            with self.weights.averaged() if kept == state.step else self.weights.loaded(read_state(self.best_path)[0]):
+            with self.weights.averaged() if kept == state.step else self.weights.loaded(tensors):
                 self.task.save(self.settings.out, outcome)
             self.state_path.unlink(missing_ok=True)
             self.best_path.unlink(missing_ok=True)
@@ -328,6 +337,13 @@ class _Run:
                 f"Expected the settings of the unfinished run {self.state_path.name}, but {unlike}: "
                 "start without resume."
             )
+        if self.task.monitor and self.settings.keep != "last" and self.fabric.is_global_zero:
+            _, best = read_state(self.best_path)
+            if best.identity != state.identity or best.step < state.best_step:
+                raise TrainingError(
+                    f"Expected the best weights of the unfinished run in {self.best_path.name}, got those of another "
+                    "run: start without resume."
+                )
         self.weights.load(tensors)
         load_optimizer(self.optimizer, self.weights.names, tensors)
         if state.scaler:

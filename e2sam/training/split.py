@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class ObjectPlace:
     Attributes
     ----------
     image
-        Identity of its image: a content hash, or the path.
+        Identity of its image, a content hash or the path; planes of one stack, which resemble each other, share it.
     size
         (height, width) of the image.
     box
@@ -89,7 +90,7 @@ def split_objects(objects: Sequence[ObjectPlace], share: float = 0.25, seed: int
     wanted = max(2 if len(objects) >= 4 else 1, round(share * len(objects)))
     images = sorted({place.image for place in objects}, key=lambda image: _draw(seed, image))
     if len(images) > 1:
-        return _by_image(objects, images, wanted)
+        return _by_image(objects, images, wanted, seed)
     return _by_region(objects, wanted, seed) or _by_object(objects, wanted, seed)
 
 
@@ -114,27 +115,27 @@ def cross_objects(objects: Sequence[ObjectPlace], parts: int, seed: int = 0) -> 
     """
     if len(objects) < 2:
         raise TrainingError(f"Expected at least 2 labelled objects to hold each out once, got {len(objects)}.")
-    height, width = objects[0].size
-    margin = _margin(height, width)
     order = _drawn_order(objects, seed)
     splits = []
     for part in range(min(parts, len(objects))):
         held = tuple(sorted(order[part::parts]))
         others = [index for index in range(len(objects)) if index not in held]
-        far = [index for index in others if all(_gap(objects[index], objects[one]) >= margin for one in held)]
+        far = [index for index in others if all(_are_apart(objects[index], objects[one]) for one in held)]
         train = tuple(far or others)
         dropped = tuple(index for index in others if index not in train)
-        splits.append(Split(train, held, dropped, "crossed", margin if far else 0))
+        margin = max(_margin(*objects[one].size) for one in held) if far else 0
+        splits.append(Split(train, held, dropped, "crossed", margin))
     return tuple(splits)
 
 
-def _gap(one: ObjectPlace, other: ObjectPlace) -> float:
-    """Pixels between two boxes along the axis on which they are farther apart; infinite in different images."""
+def _are_apart(one: ObjectPlace, other: ObjectPlace) -> bool:
+    """Whether two objects lie in different images, or their boxes a margin apart along one axis."""
     if one.image != other.image:
-        return math.inf
-    return max(
+        return True
+    gap = max(
         later.box[axis] - earlier.box[axis + 2] for axis in (0, 1) for earlier, later in ((one, other), (other, one))
     )
+    return gap >= _margin(*one.size)
 
 
 def _margin(height: int, width: int) -> int:
@@ -202,19 +203,30 @@ def split_pixels(
     return best[1], best[2]
 
 
-def _by_image(objects: Sequence[ObjectPlace], images: Sequence[str], wanted: int) -> Split:
-    """Images in drawn order are held out until enough objects are; the last image is always trained on."""
+def _by_image(objects: Sequence[ObjectPlace], images: Sequence[str], wanted: int, seed: int) -> Split:
+    """Images in drawn order are held out until enough objects are, never more than half of all objects.
+
+    Where the images that may be held out have too few objects, a side of the one with the most is held out as well.
+    """
+    counts = Counter(place.image for place in objects)
     held: set[str] = set()
-    for image in images[:-1]:
-        if sum(place.image in held for place in objects) >= wanted:
-            break
-        held.add(image)
-    positions = range(len(objects))
-    return Split(
-        tuple(index for index in positions if objects[index].image not in held),
-        tuple(index for index in positions if objects[index].image in held),
-        kind="image",
-    )
+    count = 0
+    for image in images:
+        if count < wanted and 2 * (count + counts[image]) <= len(objects):
+            held.add(image)
+            count += counts[image]
+    out = [index for index, place in enumerate(objects) if place.image in held]
+    train = [index for index, place in enumerate(objects) if place.image not in held]
+    if count >= min(2, wanted):
+        return Split(tuple(train), tuple(out))
+    largest = max(images, key=lambda image: counts[image])
+    inside = [index for index in train if objects[index].image == largest]
+    rest = wanted - count
+    part = [objects[index] for index in inside]
+    cut = _by_region(part, rest, seed) or _by_object(part, rest, seed)
+    train = sorted({*train} - {inside[place] for place in (*cut.held_out, *cut.dropped)})
+    out = sorted((*out, *(inside[place] for place in cut.held_out)))
+    return Split(tuple(train), tuple(out), tuple(inside[place] for place in cut.dropped), cut.kind, cut.margin)
 
 
 def _by_region(objects: Sequence[ObjectPlace], wanted: int, seed: int) -> Split | None:

@@ -98,13 +98,15 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], RunState]:
     Raises
     ------
     TrainingError
-        If the file is damaged or of another version.
+        If the file is missing, damaged or of another version.
     """
+    if not path.is_file():
+        raise TrainingError(f"Expected the unfinished run to have {path}, got no such file: start without resume.")
     try:
         with safe_open(path, framework="pt") as file:
             text = json.loads((file.metadata() or {}).get("run", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise TrainingError(
             f"Expected an unfinished run in {path}, got a damaged file ({error}): delete it."
         ) from error

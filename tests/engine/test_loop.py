@@ -189,6 +189,36 @@ def test_killed_run_resumes_with_the_same_next_loss(tmp_path: Path) -> None:
     assert compared == {number: seen[number] for number in compared}
 
 
+def test_a_run_begun_anew_leaves_nothing_of_an_older_one_to_resume(tmp_path: Path) -> None:
+    whole = drive(LineTask(), settings(tmp_path / "whole"))
+    older = run_training(LineTask(), settings(tmp_path / "a"))
+    for _ in range(11):  # two lines of step 0, steps 1..9
+        next(older)
+    older.close()
+    younger = run_training(LineTask(), settings(tmp_path / "a"))
+    for _ in range(3):
+        next(younger)
+    # Killed: nothing of what it has done is on disk yet, and nothing of the older run may be.
+    assert not (tmp_path / "a.state").exists()
+    rest = drive(LineTask(), settings(tmp_path / "a", resume=True))
+    assert losses(rest) == losses(whole)
+    assert rest[-1].metrics == whole[-1].metrics
+
+
+def test_best_weights_of_another_run_are_refused(tmp_path: Path) -> None:
+    runs = {rate: run_training(LineTask(rate), settings(tmp_path / str(rate))) for rate in (0.01, 0.1)}
+    for run in runs.values():
+        for _ in range(11):
+            next(run)
+        run.close()
+    (tmp_path / "0.1.best").replace(tmp_path / "0.01.best")
+    with pytest.raises(TrainingError, match="another run"):
+        drive(LineTask(), settings(tmp_path / "0.01", resume=True))
+    (tmp_path / "0.01.best").unlink()
+    with pytest.raises(TrainingError, match="no such file"):
+        drive(LineTask(), settings(tmp_path / "0.01", resume=True))
+
+
 def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
     run = run_training(LineTask(), settings(tmp_path / "a"))
     for _ in range(4):

@@ -8,12 +8,14 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
+from e2sam.data.corrections import CorrectionSet
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session import Change, Conditions, NewObject, Session
 from e2sam.data.stack import ChannelSpec, ChannelStack
@@ -258,8 +260,13 @@ class TestImages:
             assert session.changed_stacks() == ()
             write_image(tmp_path / "one.tif", seed=1)
             assert session.changed_stacks() == (record,)
+            session.accept(record.id, (), new_object(0, 0))
+            (image,) = CorrectionSet.from_session(session).images
+            with pytest.raises(SessionError, match=r"content of one\.tif when its objects were made"):
+                image.load()
             session.accept_changed(record.id)
             assert session.changed_stacks() == ()
+            assert image.load().size == SIZE
 
     def test_the_same_content_is_the_same_stack(self, tmp_path: Path) -> None:
         with Session.open(tmp_path / "a.e2sam") as session:
@@ -270,6 +277,28 @@ class TestImages:
             shutil.move(tmp_path / "one.tif", tmp_path / "moved.tif")
             again = session.add_stack(write_image(tmp_path / "moved.tif"))
             assert (again.id, again.paths) == (1, (tmp_path / "moved.tif",))
+            assert len(session.stacks()) == 2
+
+    def test_files_that_differ_between_the_samples_are_two_stacks(self, tmp_path: Path) -> None:
+        with Session.open(tmp_path / "a.e2sam") as session:
+            records = []
+            for name in ("one", "two", "copy"):
+                pixels = np.zeros((1, 2000, 3000), np.uint8)
+                pixels[0, 500, 100 if name == "two" else 200] = 255
+                path = tmp_path / f"{name}.npy"
+                np.save(path, pixels)
+                stack = ChannelStack(np.load(path, mmap_mode="r"), (ChannelSpec("a"),), source=path)
+                records.append(session.add_stack(stack))
+            assert [record.id for record in records] == [1, 2, 1]
+            assert [session.add_stack(replace(stack, source=record.paths[0])).id for record in records[:2]] == [1, 2]
+            assert session.changed_stacks() == ()
+
+    def test_layers_that_differ_in_one_pixel_are_two_stacks(self, tmp_path: Path) -> None:
+        with Session.open(tmp_path / "a.e2sam") as session:
+            for column in (5, 6):
+                pixels = np.zeros((1, 1000, 1000), np.uint16)
+                pixels[0, 5, column] = 7
+                session.add_stack(ChannelStack(pixels, (ChannelSpec("a"),)), name="layer", paths=[])
             assert len(session.stacks()) == 2
 
     def test_a_full_hash_notices_one_changed_byte_of_a_large_file(self, tmp_path: Path) -> None:

@@ -25,6 +25,34 @@ def gap(first, second):
     return max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_an_image_with_most_of_the_objects_is_learned_from(seed):
+    objects = [place(12 * index, 20 * (index % 5), image="full") for index in range(20)]
+    begun = [place(5, 5, image="begun")]
+    split = split_objects(objects + begun, seed=seed)
+    assert len(split.train) >= 12 and len(split.held_out) >= 2 and 20 in split.held_out
+    halves = split_objects([*objects, *(place(12 * index, 5, image="other") for index in range(20))], seed=seed)
+    assert halves.kind == "image" and len(halves.held_out) == 20
+    few = split_objects([*objects[:3], *begun], seed=seed)
+    assert len(few.train) >= 1 and len(few.held_out) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    objects=st.lists(
+        st.builds(lambda one, image: ObjectPlace(image, one.size, one.box), boxes, st.sampled_from("abc")),
+        min_size=2,
+        max_size=30,
+    ),
+    seed=st.integers(0, 5),
+)
+def test_of_several_images_both_sides_have_objects(objects, seed):
+    split = split_objects(objects, seed=seed)
+    assert sorted(split.train + split.held_out + split.dropped) == list(range(len(objects)))
+    assert split.train and split.held_out
+    assert len(split.held_out) <= max(2, len(objects) / 2 + 1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(objects=st.lists(boxes, min_size=1, max_size=30), seed=st.integers(0, 5))
 def test_each_object_lands_once_and_held_out_ones_keep_the_margin(objects, seed):

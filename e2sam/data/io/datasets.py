@@ -337,7 +337,7 @@ def _open_session(path: Path, kind: str) -> LabelledSet:
                     for record in records:
                         table[record.id] = record.class_id
                     labels = table[labels]
-                return session.load_stack(stack_id).plane(*plane), labels
+                return session.load_stack(stack_id, unchanged=True).plane(*plane), labels
 
         return load
 

@@ -50,7 +50,7 @@ class StackActions(SessionCore):
         """
         given = [] if stack.source is None else [stack.source]
         files = tuple(Path(path).absolute() for path in (given if paths is None else paths))
-        content = content_hash(stack, files, full_hash)
+        content = self._content_of(stack, files, full_hash)
         record = StackRecord(
             id=0,
             name=name or (files[0].name if files else "stack"),
@@ -65,6 +65,18 @@ class StackActions(SessionCore):
         )
         with self._guard:
             return self._add_record(record)
+
+    def _content_of(self, stack: ChannelStack, files: tuple[Path, ...], full: bool) -> str:
+        """Hash of a stack; of all bytes where a known stack has the same sample and other content."""
+        mine = next((record for record in self.stacks() if record.paths == files and files), None)
+        if mine is not None and _hash_as(mine.content, files) == mine.content:
+            return mine.content
+        content = content_hash(stack, files, full)
+        known = next((record for record in self.stacks() if record.content == content), None)
+        if known is None or not files or full or not _are_there(known.paths):
+            return content
+        whole = hash_files(files, full=True)
+        return content if hash_files(known.paths, full=True) == whole else whole
 
     def _add_record(self, record: StackRecord) -> StackRecord:
         """Store a new stack, or find the one with its content and shape again."""
@@ -94,13 +106,14 @@ class StackActions(SessionCore):
             raise SessionError(f"Expected a stack of the session ({_listed(records)}), got {stack_id}.")
         return records[stack_id]
 
-    def load_stack(self, stack_id: int, aligned: bool = True) -> ChannelStack:
+    def load_stack(self, stack_id: int, aligned: bool = True, unchanged: bool = False) -> ChannelStack:
         """Open a stack's files again, as they were read before; with its alignment applied, unless as it is stored.
 
         Raises
         ------
         SessionError
-            If the files are away or hold another stack.
+            If the files are away, hold a stack of another shape, or, where it must be `unchanged`, other content than
+            when its objects were made.
         """
         from e2sam.data.alignment import shifted
         from e2sam.data.io import read_stack
@@ -108,6 +121,11 @@ class StackActions(SessionCore):
         record = self.stack(stack_id)
         if not record.paths or not _are_there(record.paths):
             raise SessionError(f"Expected {record.name} at {_shown(record.paths)}, got nothing: say where it is now.")
+        if unchanged and _hash_as(record.content, record.paths) != record.content:
+            raise SessionError(
+                f"Expected the content of {record.name} when its objects were made, got another in "
+                f"{_shown(record.paths)}: put the old file back, or accept the change in the window."
+            )
         paths: Any = record.paths[0] if len(record.paths) == 1 else list(record.paths)
         stack = read_stack(paths, **record.reading)
         shape = (*record.num_planes, len(record.channels), *record.size)
