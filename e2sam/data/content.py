@@ -57,7 +57,7 @@ def hash_pixels(stack: ChannelStack) -> str:
     digest = hashlib.blake2b(f"{tuple(data.shape)} {data.dtype}".encode(), digest_size=16)
     if isinstance(data, np.ndarray) and not isinstance(data, np.memmap):
         for plane in data.reshape(-1, *stack.size):
-            digest.update(np.ascontiguousarray(plane).view(np.uint8))
+            digest.update(np.ascontiguousarray(plane).view(np.uint8).data)
         return "pixels:" + digest.hexdigest()
     height, width = stack.size
     window = (..., slice(None, None, max(1, height // 64)), slice(None, None, max(1, width // 64)))

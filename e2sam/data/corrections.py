@@ -28,19 +28,27 @@ class CorrectionImage:
     Attributes
     ----------
     key
-        Unique within the set, and the same when the set is opened again: what a split by image goes by.
+        Unique within the set, and the same when the set is opened again.
     size
         (height, width) in pixels.
     loader
         Opens the stack of this scene.
     split
         "train", "val", "test", or "" where the source does not say.
+    series
+        What the planes of one series or volume share; "" for an image by itself.
     """
 
     key: str
     size: tuple[int, int]
     loader: Callable[[], ChannelStack] = field(repr=False)
     split: str = ""
+    series: str = ""
+
+    @property
+    def group(self) -> str:
+        """What a split by image goes by: neighbouring planes show the same objects."""
+        return self.series or self.key
 
     def load(self) -> ChannelStack:
         """The (C, H, W) stack."""
@@ -184,7 +192,7 @@ def _image_of(path: Path, record: StackRecord, plane: Plane) -> CorrectionImage:
 
     # By content, not by place: the same image keeps its side of a split when it moves.
     key = ":".join((record.content, ",".join(map(str, plane))))
-    return CorrectionImage(key, record.size, load)
+    return CorrectionImage(key, record.size, load, series=record.content)
 
 
 def _correction_of(session: Session, one: ObjectRecord, image: CorrectionImage, class_name: str) -> Correction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -32,6 +33,8 @@ _SUFFIX = "_labels.tif"
 # Sets in the layouts of E2SAM's release; see `open_dataset`.
 _SETS = ("shift:", "h8:")
 _PERCENT_SUFFIX = "_percent.tif"
+# What this and other commands write, scenes of a series included.
+_LABELS = re.compile(r"_(labels|percent)(_\d{4,})*\.tif$|_labels\.png$")
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
 _ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 20
@@ -121,11 +124,11 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
         If a path does not exist, a folder holds no stack, two stacks would have the same labels, or labels would be
         written over a stack.
     """
-    tasks: dict[Path, Path] = {}
-    images: list[BatchTask] = []
+    tasks: dict[Path, BatchTask] = {}
     for path in paths:
         if str(path).startswith(_SETS):
-            images += [BatchTask(path, out / f"{item.name}{_SUFFIX}", item.name) for item in open_dataset(str(path))]
+            for item in open_dataset(str(path)):
+                _add(tasks, BatchTask(path, out / f"{item.name}{_SUFFIX}", item.name))
             continue
         if not path.exists():
             raise StackError(f"Expected a stack or a folder of stacks, but there is no {path}.")
@@ -135,24 +138,25 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
             raise StackError(f"Expected stacks ({', '.join(STACK_SUFFIXES)}) in {path}, found none.")
         for source in found:
             folder = source.parent.relative_to(path) if path.is_dir() and not is_store else Path()
-            target = out / folder / f"{source.stem}{_SUFFIX}"
-            if tasks.setdefault(target, source) != source:
-                raise StackError(
-                    f"Expected one stack for each label file, got {tasks[target]} and {source}: rename one."
-                )
-    sources = {source.resolve() for source in tasks.values()}
+            _add(tasks, BatchTask(source, out / folder / f"{source.stem}{_SUFFIX}"))
+    sources = {task.source.resolve() for task in tasks.values()}
     over = next((target for target in tasks if target.resolve() in sources), None)
     if over is not None:
         raise StackError(f"Expected labels beside the stacks, but {over} is a stack itself: name another folder.")
-    return [BatchTask(source, target) for target, source in tasks.items()] + images
+    return list(tasks.values())
+
+
+def _add(tasks: dict[Path, BatchTask], task: BatchTask) -> None:
+    known = tasks.setdefault(task.target, task)
+    if known != task:
+        both = " and ".join(f"{one.source}{f' ({one.item})' if one.item else ''}" for one in (known, task))
+        raise StackError(f"Expected one stack for each label file, got {both}: rename one.")
 
 
 def _stacks_below(folder: Path, out: Path) -> Iterator[Path]:
     out_below = out != folder and out.is_relative_to(folder)
     for path in folder.rglob("*"):
-        is_label = path.name.endswith((_SUFFIX, _PERCENT_SUFFIX, "_labels.png")) or (
-            out_below and path.is_relative_to(out)
-        )
+        is_label = _LABELS.search(path.name) is not None or (out_below and path.is_relative_to(out))
         if path.suffix.lower() in STACK_SUFFIXES and not path.name.startswith(".") and not is_label:
             yield path
 
@@ -208,8 +212,10 @@ def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResu
                 _predict_scene(stack.plane(*index), _target_of(task.target, index), loaded.predictor, options)
                 for index in reversed(list(np.ndindex(*stack.num_planes)))
             )
-    except (E2SamError, OSError) as error:
-        return replace(result, error=" ".join(str(error).split()), seconds=time.perf_counter() - start)
+    except (E2SamError, OSError, MemoryError, RuntimeError, ValueError) as error:
+        # Memory that runs out and what a library stumbles over end this stack, not the others.
+        told = " ".join(str(error).split()) or type(error).__name__
+        return replace(result, error=told, seconds=time.perf_counter() - start)
     what = "objects" if loaded.predictor.model.config.semantic is None else "classes"
     return replace(result, objects=objects, what=what, seconds=time.perf_counter() - start)
 
@@ -223,11 +229,13 @@ def _read(task: BatchTask, options: BatchOptions) -> ChannelStack:
 
 
 def _target_of(target: Path, index: tuple[int, ...]) -> Path:
-    """The first scene of a series has the name that says that the work is done, and is written last."""
+    """The first scene of a series has the name that says that the work is done, and is written last.
+
+    The others are called NAME_labels_0001.tif: NAME_0001_labels.tif are the labels of a stack NAME_0001.
+    """
     if not any(index):
         return target
-    scene = "_".join(f"{position:04d}" for position in index)
-    return target.with_name(target.name.removesuffix(_SUFFIX) + f"_{scene}{_SUFFIX}")
+    return target.with_stem("_".join((target.stem, *(f"{position:04d}" for position in index))))
 
 
 def _predict_scene(stack: ChannelStack, target: Path, predictor: Predictor, options: BatchOptions) -> int:
@@ -241,7 +249,7 @@ def _predict_scene(stack: ChannelStack, target: Path, predictor: Predictor, opti
         labels = found.labels
         if found.probabilities is not None:
             percent = np.rint(100 * found.probabilities.max(axis=0)).astype(np.uint8)
-            write_labels(target.with_name(target.name.removesuffix(_SUFFIX) + _PERCENT_SUFFIX), percent, stack.geo)
+            write_labels(target.with_name(target.name.replace("_labels", "_percent")), percent, stack.geo)
     write_labels(target, labels, stack.geo)
     return len(np.unique(labels)) - int((labels == 0).any())
 
@@ -265,11 +273,12 @@ def _in_processes(
 ) -> Generator[BatchResult, None, None]:
     left = dict.fromkeys(todo, _ATTEMPTS)
     while left:
-        # After a death, one process: the stack that kills it is found without taking others along.
-        count = workers if min(left.values()) == _ATTEMPTS else 1
+        # After a death, one process for what it took along: the stack that kills it is found without harming others.
+        suspects = [task for task, attempts in left.items() if attempts < _ATTEMPTS]
+        count = 1 if suspects else workers
         pool = _spawned(count)
         try:
-            yield from _until_one_dies(pool, left, model, options, count)
+            yield from _until_one_dies(pool, left, suspects or list(left), model, options, count)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -282,14 +291,18 @@ def _spawned(workers: int) -> ProcessPoolExecutor:
 
 
 def _until_one_dies(
-    pool: ProcessPoolExecutor, left: dict[BatchTask, int], model: str, options: BatchOptions, count: int
+    pool: ProcessPoolExecutor,
+    left: dict[BatchTask, int],
+    waiting: list[BatchTask],
+    model: str,
+    options: BatchOptions,
+    count: int,
 ) -> Generator[BatchResult, None, None]:
-    """Work through `left`, removing what is done, until all is or a process of the pool has died.
+    """Work through `waiting`, removing from `left` what is done, until all is or a process of the pool has died.
 
     No more stacks are given out than there are processes, so that what a dying one takes along is known.
     """
     running: dict[Future[BatchResult], BatchTask] = {}
-    waiting = list(left)
     while waiting or running:
         try:
             # Giving out work finds a pool broken too, where a process died while the last result was used.
@@ -299,7 +312,11 @@ def _until_one_dies(
             future = next(as_completed(running))
             result = future.result()
         except BrokenProcessPool:
-            for task in running.values():
+            for future, task in running.items():
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    del left[task]
+                    yield future.result()
+                    continue
                 left[task] -= 1
                 if left[task] == 0:
                     del left[task]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ __all__ = [
 
 # As `Predictor`: a longer image is encoded in windows, not whole.
 LARGE_SIDE = 8192
+# Share of a position, of 255, from which on an object makes it labelled.
+_LABELLED = 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +71,8 @@ class LabelledScene:
         Names of the selected channels; None = as `Predictor` chooses.
     recipes
         Normalization by channel name, where it is known.
+    labelled
+        Every labelled object of the image, whether it is one of `objects` or not.
     """
 
     key: str
@@ -75,6 +80,7 @@ class LabelledScene:
     objects: tuple[LabelledObject, ...]
     channels: tuple[str, ...] | None = None
     recipes: Mapping[str, ChannelRecipe] = field(default_factory=dict)
+    labelled: tuple[MaskCrop, ...] = ()
 
     def fitted(self) -> tuple[ChannelRecipe, ...] | None:
         """Recipes of all channels, the known ones among them; None where none is known."""
@@ -86,16 +92,22 @@ class LabelledScene:
 
     def flipped(self, axis: int) -> LabelledScene:
         """The scene mirrored top to bottom (axis 0) or left to right (axis 1)."""
-        height, width = self.stack.size
+        size = self.stack.size
         data = np.flip(self.stack.read(), axis + 1)
-        objects = tuple(_flipped(labelled, axis, (height, width)) for labelled in self.objects)
-        return replace(self, stack=replace(self.stack, data=data, source=None, _valid=None), objects=objects)
+        objects = tuple(_flipped(one, axis, size) for one in self.objects)
+        return self._moved(data, objects, tuple(_flipped_mask(mask, axis, size) for mask in self.labelled))
 
     def transposed(self) -> LabelledScene:
         """The scene with rows and columns exchanged."""
         data = np.ascontiguousarray(self.stack.read().transpose(0, 2, 1))
-        objects = tuple(_transposed(labelled) for labelled in self.objects)
-        return replace(self, stack=replace(self.stack, data=data, source=None, _valid=None), objects=objects)
+        objects = tuple(_transposed(one) for one in self.objects)
+        return self._moved(data, objects, tuple(_transposed_mask(mask) for mask in self.labelled))
+
+    def _moved(
+        self, data: NDArray[Any], objects: tuple[LabelledObject, ...], labelled: tuple[MaskCrop, ...]
+    ) -> LabelledScene:
+        stack = replace(self.stack, data=data, source=None, _valid=None)
+        return replace(self, stack=stack, objects=objects, labelled=labelled)
 
     def turned(self) -> list[LabelledScene]:
         """The scene in all eight positions, its own first: mirrored, and turned by quarters."""
@@ -104,10 +116,6 @@ class LabelledScene:
 
 
 def _flipped(labelled: LabelledObject, axis: int, size: tuple[int, int]) -> LabelledObject:
-    height, width = size
-    x0, y0, x1, y1 = labelled.mask.box
-    corner = (x0, height - y1) if axis == 0 else (width - x1, y0)
-    mask = MaskCrop(np.ascontiguousarray(np.flip(labelled.mask.pixels, axis)), *corner)
     prompts = labelled.prompts
     column, length = 1 - axis, size[axis]
     # Points name pixels, whose centres lie half a pixel further; corners of boxes lie between pixels.
@@ -116,15 +124,25 @@ def _flipped(labelled: LabelledObject, axis: int, size: tuple[int, int]) -> Labe
     box = None if prompts.box is None else prompts.box.copy()
     if box is not None and prompts.box is not None:
         box[column], box[column + 2] = length - prompts.box[column + 2], length - prompts.box[column]
-    return LabelledObject(mask, Prompts(points, prompts.labels, box))
+    return LabelledObject(_flipped_mask(labelled.mask, axis, size), Prompts(points, prompts.labels, box))
+
+
+def _flipped_mask(mask: MaskCrop, axis: int, size: tuple[int, int]) -> MaskCrop:
+    x0, y0, x1, y1 = mask.box
+    corner = (x0, size[0] - y1) if axis == 0 else (size[1] - x1, y0)
+    return MaskCrop(np.ascontiguousarray(np.flip(mask.pixels, axis)), *corner)
 
 
 def _transposed(labelled: LabelledObject) -> LabelledObject:
-    x0, y0 = labelled.mask.box[:2]
     prompts = labelled.prompts
     box = None if prompts.box is None else prompts.box[[1, 0, 3, 2]]
     turned = Prompts(np.ascontiguousarray(prompts.points[:, ::-1]), prompts.labels, box)
-    return LabelledObject(MaskCrop(np.ascontiguousarray(labelled.mask.pixels.T), y0, x0), turned)
+    return LabelledObject(_transposed_mask(labelled.mask), turned)
+
+
+def _transposed_mask(mask: MaskCrop) -> MaskCrop:
+    x0, y0 = mask.box[:2]
+    return MaskCrop(np.ascontiguousarray(mask.pixels.T), y0, x0)
 
 
 def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None = None) -> list[LabelledScene]:
@@ -141,6 +159,9 @@ def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None 
     for correction in corrections:
         own = correction.conditions.channels if channels is None else tuple(channels)
         grouped.setdefault((correction.image.key, tuple(own)), []).append(correction)
+    labelled: dict[str, list[MaskCrop]] = {}
+    for correction in corrections:
+        labelled.setdefault(correction.image.key, []).append(correction.mask)
     stacks: dict[str, ChannelStack] = {}
     scenes = []
     for (key, selection), members in grouped.items():
@@ -152,7 +173,7 @@ def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None 
         for member in members:
             recipes.update(zip(member.conditions.channels, member.conditions.recipes, strict=False))
         objects = tuple(LabelledObject(member.mask, member.prompts) for member in members)
-        scenes.append(LabelledScene(key, stacks[key], objects, selection or None, recipes))
+        scenes.append(LabelledScene(key, stacks[key], objects, selection or None, recipes, tuple(labelled[key])))
     return scenes
 
 
@@ -168,6 +189,8 @@ class TrainingWindow:
         (K, h, w) uint8, share of each position of the logits that the object covers, 255 = all of it.
     inside
         (h, w) bool, positions inside the image (the rest is padding).
+    labelled
+        (h, w) bool, positions of labelled objects of the image, whether they are learned from or not.
     prompts
         The users' prompts of each object, in pixels of the window.
     scene
@@ -179,6 +202,7 @@ class TrainingWindow:
     frame: Frame
     targets: NDArray[np.uint8]
     inside: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
     prompts: tuple[Prompts, ...]
     scene: int
 
@@ -206,8 +230,19 @@ def windows_of(scenes: Sequence[LabelledScene], config: ModelConfig) -> list[Tra
                 )
                 for labelled in objects
             )
-            windows.append(TrainingWindow(plan, window, frame, targets, _inside(frame), prompts, index))
+            labelled = _labelled(scene, targets, window, frame)
+            windows.append(TrainingWindow(plan, window, frame, targets, _inside(frame), labelled, prompts, index))
     return windows
+
+
+def _labelled(scene: LabelledScene, targets: NDArray[np.uint8], window: Box, frame: Frame) -> NDArray[np.bool_]:
+    covered = targets.max(0)
+    for mask in scene.labelled:
+        x0, y0, x1, y1 = mask.box
+        if x0 < window[2] and y0 < window[3] and x1 > window[0] and y1 > window[1]:
+            np.maximum(covered, coverage_on_logits(mask, window, frame), out=covered)
+    labelled: NDArray[np.bool_] = covered >= _LABELLED
+    return labelled
 
 
 def _by_window(scene: LabelledScene, config: ModelConfig) -> dict[Box, list[LabelledObject]]:

@@ -112,14 +112,14 @@ class _Run:
     config: FinetuneConfig
     candidate: Path
     outcome: Outcome = field(default_factory=Outcome)
+    identity: dict[str, Any] = field(default_factory=dict)
 
     def steps(self) -> Iterator[TrainStep]:
         """Train to the candidate, or find it finished where that run is resumed."""
+        task = self.head.task(self._save, self._identity())
+        self.identity = json.loads(json.dumps(task.identity()))
         if self.config.resume and self._is_finished():
             return
-        task = self.head.task(self._save, self._identity())
-        if not self.config.resume:
-            unfinished(self.candidate).unlink(missing_ok=True)
         runner = run_training(task, self._settings())
         try:
             yield from runner
@@ -163,7 +163,7 @@ class _Run:
 
     def _save(self, path: Path, model: E2SAM, outcome: Outcome) -> None:
         self.outcome = outcome
-        facts = {"identity": self._identity(), "outcome": asdict(outcome)}
+        facts = {"identity": self.identity, "outcome": asdict(outcome)}
         save_checkpoint(path, plain_copy(model), {"stage": "candidate", "training": facts})
 
     def _is_finished(self) -> bool:
@@ -171,14 +171,25 @@ class _Run:
             facts = read_checkpoint_info(self.candidate).training
         except CheckpointError:
             return False
-        if facts.get("identity") != json.loads(json.dumps(self._identity())):
+        if facts.get("identity") != self.identity:
             return False
         self.outcome = Outcome(**facts["outcome"])
         return True
 
     @cached_property
     def trained(self) -> E2SAM:
-        """The new model, from the weights that were kept."""
+        """The new model, from the weights that were kept.
+
+        Raises
+        ------
+        TrainingError
+            If another run has written in their place.
+        """
+        if not self._is_finished():
+            raise TrainingError(
+                f"Expected the weights of this run in {self.candidate.name}, got none or another's: two runs write "
+                f"{self.config.out.name} at the same time."
+            )
         return load_checkpoint(self.candidate, self.head.base.device)
 
     def forget(self) -> None:
@@ -273,6 +284,8 @@ def finetune(
     training = _Training(head, config, "candidate")
     if config.resume and not training.is_begun:
         yield TrainStep(0, total, math.nan, message=nothing_unfinished(config.out))
+    if not config.resume:
+        training.forget()
     yield TrainStep(0, total, math.nan, message="Judging the model before training.")
     before = head.before()
     for step in training.steps():
@@ -285,6 +298,8 @@ def finetune(
         # The model can be used from here on; the twin only says what the other channels were worth.
         yield TrainStep(head.steps, total, math.nan, _scores(result), result.message)
         other = _Training(twin, config, "twin")
+        if not config.resume:
+            other.forget()
         yield TrainStep(head.steps, total, math.nan, message="Training the RGB-only twin for comparison.")
         for step in other.steps():
             yield TrainStep(head.steps + step.step, total, math.nan)

@@ -213,7 +213,8 @@ def inherit(
     config = replace(config, out=Path(config.out))
     if not config.out.parent.is_dir():
         raise TrainingError(f"Expected an existing folder for {config.out.name}, got {config.out.parent}.")
-    scenes = hold_out(_scenes_of(stacks), config.seed)
+    planes, series = _scenes_of(stacks)
+    scenes = hold_out(planes, config.seed, series)
     model = load_model(config.teacher, device="cpu", exact=True) if teacher is None else teacher
     task = _build_task(scenes, model, config)
     settings = config.loop()
@@ -222,8 +223,10 @@ def inherit(
     return (yield from run_training(task, settings))
 
 
-def _scenes_of(stacks: Sequence[ChannelStack | str | Path] | ChannelStack | str | Path) -> list[ChannelStack]:
-    """Every single scene, all of the same channels."""
+def _scenes_of(
+    stacks: Sequence[ChannelStack | str | Path] | ChannelStack | str | Path,
+) -> tuple[list[ChannelStack], list[int]]:
+    """Every single scene, all of the same channels, and the number of the stack that each is a plane of."""
     given = [stacks] if isinstance(stacks, (ChannelStack, str, Path)) else list(stacks)
     opened = [entry if isinstance(entry, ChannelStack) else read_stack(entry) for entry in given]
     if not opened:
@@ -234,7 +237,8 @@ def _scenes_of(stacks: Sequence[ChannelStack | str | Path] | ChannelStack | str 
                 f"Expected stacks of the same channels, got {', '.join(opened[0].names[:16])} in "
                 f"{opened[0].source or 'the first'} and {', '.join(stack.names[:16])} in {stack.source or 'another'}."
             )
-    return [stack.plane(*index) for stack in opened for index in np.ndindex(*stack.num_planes)]
+    places = [(number, index) for number, stack in enumerate(opened) for index in np.ndindex(*stack.num_planes)]
+    return [opened[number].plane(*index) for number, index in places], [number for number, _ in places]
 
 
 def _build_task(scenes: tuple[TrainingScene, ...], teacher: E2SAM, config: InheritConfig) -> InheritTask:

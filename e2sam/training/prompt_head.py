@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from e2sam.data.content import hash_pixels
 from e2sam.data.corrections import Correction, CorrectionSet
 from e2sam.data.io.datasets import LabelledSet
 from e2sam.errors import TrainingError
@@ -71,7 +73,7 @@ class PromptHead:
         corrections = _corrections_of(data)
         base = load_model(config.model, device=config.device)
         scenes = scenes_of(corrections, config.channels)
-        places = [ObjectPlace(one.image.key, one.image.size, one.mask.box) for one in corrections]
+        places = [ObjectPlace(one.image.group, one.image.size, one.mask.box) for one in corrections]
 
         def head_of(division: Split, config: FinetuneConfig) -> PromptHead:
             sides = ([corrections[index] for index in side] for side in (division.train, division.held_out))
@@ -139,7 +141,7 @@ class PromptHead:
         sides = (self._with_mirrors(), self.held_out)
         train, held_out = (WindowData(windows_of(side, model.config), encoder) for side in sides)
         channels = sorted({scene.channels or () for scene in (*self.train, *self.held_out)})
-        known = {**identity, "channels": [list(names) for names in channels], "objects": self._places()}
+        known = {**identity, "channels": [list(names) for names in channels], "labels": self._digest()}
         return PromptTask(ClickModule(model, self._settings()), train, held_out, tune != "decoder", save_as, known)
 
     def _with_mirrors(self) -> list[LabelledScene]:
@@ -162,8 +164,15 @@ class PromptHead:
             weight_decay=plain.weight_decay if config.weight_decay is None else config.weight_decay,
         )
 
-    def _places(self) -> list[list[Any]]:
-        return [[scene.key, *one.mask.box, one.mask.area] for scene in self.train for one in scene.objects]
+    def _digest(self) -> str:
+        """Hash of all images and masks, of both sides: a run does not go on with others."""
+        digest = hashlib.blake2b(digest_size=16)
+        for side in (self.train, self.held_out):
+            for scene in side:
+                digest.update(f"{scene.key} {hash_pixels(scene.stack)} {len(scene.objects)} ".encode())
+                for mask in (*(one.mask for one in scene.objects), *scene.labelled):
+                    digest.update(f"{mask.box} ".encode() + np.packbits(mask.pixels).tobytes())
+        return digest.hexdigest()
 
     def settle(self, trained: Sequence[E2SAM]) -> Sequence[E2SAM]:
         """How far to go from the old weights to the trained ones, by held-out objects; as far in each run.

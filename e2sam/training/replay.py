@@ -18,8 +18,6 @@ from e2sam.training.patches import Extent, Patch, cut
 __all__ = ["Answers", "remember"]
 
 _PROMPTS = 12
-# Share of a position, of 255, that a labelled object may cover where nothing counts as labelled.
-_FREE = 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,9 @@ def remember(
     patch_at: Callable[[Extent, np.random.Generator], Patch],
     generator: np.random.Generator,
 ) -> list[Answers]:
-    """Answers to clicks outside of labelled objects, and to boxes around those answers; empty where all is labelled.
+    """Answers to clicks outside of labelled objects, held-out ones too, and to boxes around those answers.
+
+    Empty where all is labelled.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def remember(
     generator
         Draws the places.
     """
-    free = window.inside & (window.targets.max(0) < _FREE)
+    free = window.inside & ~window.labelled
     if not free.any():
         return []
     stride = model.config.logits_stride

@@ -5,6 +5,7 @@ Where the encoder is not tuned it runs once for each tile and mirror image; only
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from e2sam.data.content import hash_pixels
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import TrainingError
 from e2sam.evaluation.semantic import ConfusionMatrix
@@ -105,16 +107,23 @@ class SemanticTiles:
         self._kept: dict[tuple[int, int], dict[str, Any]] = {}
         self._room = keep_bytes
         self.counts = np.zeros(len(self._values), np.int64)
+        self._digest = hashlib.blake2b(digest_size=16)
         self.tiles: list[tuple[int, Box]] = []
         for index in range(len(self.images)):
             self._add_tiles(index)
 
     def _add_tiles(self, index: int) -> None:
-        _, labels = self.image(index)
+        plan, labels = self.image(index)
+        self._digest.update(f"{self.images[index].name} {hash_pixels(plan.stack)} ".encode() + labels.tobytes())
         self.counts += np.bincount(labels[labels >= 0], minlength=len(self._values))
         for tile in tiles_of(labels.shape, self.tile_size, 0):
             if (labels[tile[1] : tile[3], tile[0] : tile[2]] >= 0).any():
                 self.tiles.append((index, tile))
+
+    @property
+    def digest(self) -> str:
+        """Hash of all images and labels: a run does not go on with others."""
+        return self._digest.hexdigest()
 
     def image(self, index: int) -> tuple[EncodingPlan, NDArray[np.int64]]:
         """The plan of an image and its class positions (H, W), -1 where nothing counts."""

@@ -192,7 +192,8 @@ class SemanticHead:
         set_trained(model, model.semantic, self.tune, self.config.late_blocks, self.config.rank)
         train = SemanticTiles(self.train, model, self.ignore_index)
         held_out = SemanticTiles(self.held_out, model, self.ignore_index) if self.held_out else None
-        known = {**identity, "images": [image.name for image in self.train], "pixels": train.counts.tolist()}
+        digests = [tiles.digest for tiles in (train, held_out) if tiles is not None]
+        known = {**identity, "images": [image.name for image in self.train], "labels": digests}
         module = SemanticModule(model, self.settings, train.counts)
         return SemanticTask(module, train, held_out, self.tune != "decoder", save_as, known)
 

@@ -84,10 +84,22 @@ class Tile:
     measured: NDArray[np.float32]
 
 
-def hold_out(stacks: Sequence[ChannelStack], seed: int) -> tuple[TrainingScene, ...]:
+def hold_out(
+    stacks: Sequence[ChannelStack], seed: int, series: Sequence[int] | None = None
+) -> tuple[TrainingScene, ...]:
     """Divide scenes into trained and held-out ones: of four and more, every fifth whole; else a side of each.
 
     Of a single scene the last or first quarter of the longer side is held out, with a margin of 4 % between.
+
+    Parameters
+    ----------
+    stacks
+        Single scenes.
+    seed
+        Another seed gives another division.
+    series
+        For each scene, the number of the series or volume that it is a plane of: its planes show the same things, so
+        that they count as one and have the same side held out. None: each scene is by itself.
 
     Raises
     ------
@@ -95,13 +107,16 @@ def hold_out(stacks: Sequence[ChannelStack], seed: int) -> tuple[TrainingScene, 
         If a scene is too small to be divided.
     """
     rng = np.random.default_rng((seed, 77))
-    if len(stacks) >= 4:
-        held = set(rng.permutation(len(stacks))[: max(1, len(stacks) // 5)].tolist())
+    numbers = list(range(len(stacks)) if series is None else series)
+    count = max(numbers) + 1
+    if count >= 4:
+        held = set(rng.permutation(count)[: max(1, count // 5)].tolist())
         return tuple(
-            TrainingScene(stack, None if index in held else _whole(stack), _whole(stack) if index in held else None)
-            for index, stack in enumerate(stacks)
+            TrainingScene(stack, None if number in held else _whole(stack), _whole(stack) if number in held else None)
+            for number, stack in zip(numbers, stacks, strict=True)
         )
-    return tuple(_divided(stack, bool(rng.integers(2))) for stack in stacks)
+    sides = [bool(rng.integers(2)) for _ in range(count)]
+    return tuple(_divided(stack, sides[number]) for number, stack in zip(numbers, stacks, strict=True))
 
 
 def _whole(stack: ChannelStack) -> Box:

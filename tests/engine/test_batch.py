@@ -65,6 +65,15 @@ def test_stacks_are_found_with_a_place_for_each(folder: Path, tmp_path: Path) ->
     (folder / "below" / "a.npy").write_bytes(b"")
     with pytest.raises(StackError, match="rename one"):
         find_stacks([folder / "a.npy", folder / "below" / "a.npy"], out)
+    for set_name in ("one", "two"):
+        place = tmp_path / set_name / "train"
+        place.mkdir(parents=True)
+        np.save(place / "1.npy", np.zeros((8, 8, 16), np.uint16))
+        (place / "1.png").write_bytes(b"")
+    sets = [Path(f"h8:{tmp_path / name}") for name in ("one", "two")]
+    assert len(find_stacks(sets[:1], out)) == 1
+    with pytest.raises(StackError, match="rename one"):
+        find_stacks(sets, out)
     (folder / "a_labels.tif").write_bytes(b"")
     with pytest.raises(StackError, match="is a stack itself"):
         find_stacks([folder / "a.npy", folder / "a_labels.tif"], folder)
@@ -95,16 +104,36 @@ def test_one_bad_stack_does_not_stop_the_others(folder: Path, tmp_path: Path, mo
 
 
 def test_a_series_gives_a_file_for_each_scene(tmp_path: Path, model: str) -> None:
-    path = tmp_path / "series.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 255, (3, 2, 40, 48), dtype=np.uint8))
-    (task,) = find_stacks([path], tmp_path / "out")
-    result = predict_one(task, model, BatchOptions(channel_axis="TCYX", automatic=EVERYTHING, device="cpu"))
-    assert not result.error
-    assert sorted(found.name for found in (tmp_path / "out").iterdir()) == [
+    np.save(tmp_path / "series.npy", np.random.default_rng(0).integers(0, 255, (3, 2, 40, 48), dtype=np.uint8))
+    np.save(tmp_path / "series_0001.npy", np.random.default_rng(1).integers(0, 255, (1, 2, 20, 30), dtype=np.uint8))
+    tasks = find_stacks([tmp_path], tmp_path)
+    options = BatchOptions(channel_axis="TCYX", automatic=EVERYTHING, device="cpu", workers=1)
+    results = list(predict_many(tasks, model, options))
+    assert [result.error for result in results] == ["", ""] and all(result.objects for result in results)
+    assert sorted(found.name for found in tmp_path.glob("*.tif")) == [
         "series_0001_labels.tif",
-        "series_0002_labels.tif",
         "series_labels.tif",
+        "series_labels_0001.tif",
+        "series_labels_0002.tif",
     ]
+    assert read_labels(tmp_path / "series_0001_labels.tif").shape == (20, 30)
+    assert find_stacks([tmp_path], tmp_path) == tasks
+
+
+def test_memory_that_runs_out_ends_one_stack_alone(
+    folder: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = batch.segment_everything
+
+    def runs_out(predictor: Any, options: Any) -> Any:
+        if (predictor.stack.source or Path()).name == "b.npy":
+            raise MemoryError
+        return real(predictor, options)
+
+    monkeypatch.setattr(batch, "segment_everything", runs_out)
+    results = {Path(r.source).name: r for r in predict_many(find_stacks([folder], tmp_path / "out"), model, OPTIONS)}
+    assert results["b.npy"].error == "MemoryError"
+    assert all(not result.error for name, result in results.items() if name != "b.npy")
 
 
 def dies_once(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:

@@ -12,9 +12,11 @@ import torch
 
 from e2sam.data.corrections import CorrectionSet
 from e2sam.data.io.datasets import LabelledItem, LabelledSet
+from e2sam.data.masks import MaskCrop
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import TrainingError
 from e2sam.modeling.build import build_model, build_with_weights, teacher_config
+from e2sam.training.dataset import coverage_on_logits
 from e2sam.training.finetune import FinetuneConfig, finetune
 from e2sam.training.prompt_head import PromptHead
 from e2sam.training.task import StepDraw
@@ -238,6 +240,60 @@ def test_resume_of_another_run_is_refused(tmp_path, base, corrections):
     runner.close()
     with pytest.raises(TrainingError, match="learning_rate"):
         run(corrections, replace(chosen, resume=True, learning_rate=1e-5))
+
+
+def test_masks_that_have_changed_since_are_not_resumed_with(tmp_path, base, corrections):
+    few = CorrectionSet(corrections.corrections[:3])
+    chosen = config(tmp_path, base, steps=6, checkpoint_every=1, mirrors=False)
+    # Killed when two of three runs have left their weights.
+    runner = finetune(few, chosen)
+    for step in runner:
+        if step.step == 4:
+            break
+    runner.close()
+    assert all((tmp_path / f"new.candidate{number}.safetensors").exists() for number in (1, 2))
+    smaller = tuple(replace(one, mask=MaskCrop.of(_shrunk(one.mask.pixels), *one.mask.box[:2])) for one in few)
+    steps, _ = run(CorrectionSet(smaller), replace(chosen, resume=True))
+    assert [step.step for step in steps if not math.isnan(step.loss)] == [1, 2, 3, 4, 5, 6]
+
+
+def _shrunk(pixels):
+    """A mask of the same box and another shape."""
+    less = pixels.copy()
+    less[len(less) // 2, 1:-1] = False
+    return less
+
+
+def test_weights_of_another_run_are_not_judged(tmp_path, base, corrections):
+    chosen = config(tmp_path, base, mirrors=False)
+    with pytest.raises(TrainingError, match="at the same time"):
+        for step in finetune(corrections, chosen):
+            if step.step == FAST["steps"]:
+                # The last step's weights are written: another run's in their place.
+                other = replace(chosen, seed=1, out=tmp_path / "other.safetensors")
+                _stop_before_judging(corrections, other)
+                (tmp_path / "other.candidate.safetensors").replace(tmp_path / "new.candidate.safetensors")
+
+
+def _stop_before_judging(corrections, chosen):
+    runner = finetune(corrections, chosen)
+    for step in runner:
+        if step.step == FAST["steps"]:
+            return runner.close()
+
+
+def test_what_the_old_model_said_is_not_held_on_to_at_held_out_objects(tmp_path, base, corrections):
+    head = PromptHead.open(CorrectionSet(corrections.corrections[:5]), config(tmp_path, base))
+    for fold in head.folds():
+        task = fold.task(lambda *_: None, {})
+        held = [one.mask for scene in fold.held_out for one in scene.objects]
+        assert held
+        for window in task._train.windows[:1]:
+            for mask in held:
+                covered = coverage_on_logits(mask, window.window, window.frame) > 128
+                assert covered.any() and window.labelled[covered].all()
+        unlabelled = task._train.windows[0].inside & ~task._train.windows[0].labelled
+        assert unlabelled.any()
 
 
 def test_five_trainings_in_a_row_and_the_same_seed_gives_the_same_model(tmp_path, base, corrections):
