@@ -1,8 +1,7 @@
-"""Work off the window's thread: requests to the engine process, tasks in threads, training in a child process."""
+"""Work off the window's thread: requests to the engine process, tasks in threads."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
@@ -17,17 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, QProcess, Signal
+from qtpy.QtCore import QObject, Signal
 
 from e2sam.errors import E2SamError
-from napari_e2sam._wire import LineBuffer, Message, receive, send
+from napari_e2sam._wire import Message, receive, send
 
-__all__ = ["Channel", "EngineClient", "Request", "Tasks", "Training", "start_process", "start_thread"]
+__all__ = ["Channel", "EngineClient", "Request", "Tasks", "start_process", "start_thread"]
 
 _log = logging.getLogger(__name__)
 # Long enough for another thread to wake up.
 _YIELD_S = 0.0003
-_TRAINING = ("-m", "napari_e2sam._training")
 
 
 @dataclass(frozen=True)
@@ -340,88 +338,3 @@ def _outcome(work: Callable[[], Any]) -> tuple[str, Any]:
     except Exception as error:  # noqa: BLE001 - the last line of defence: the window gets one line, the log the rest
         _log.exception("a task failed")
         return "failed", f"{type(error).__name__}: {error}"
-
-
-class Training(QObject):
-    """One training run in a child process that writes a JSON line for each step; killing it harms nothing else."""
-
-    stepped = Signal(dict)
-    finished = Signal(dict)
-    failed = Signal(str)
-
-    def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._process: QProcess | None = None
-        self._printed = LineBuffer()
-        self._result: dict[str, Any] | None = None
-        self._error = ""
-        self._is_cancelled = False
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a run is under way."""
-        return self._process is not None
-
-    def start(self, task: Mapping[str, Any]) -> None:
-        """Start a run described as in `napari_e2sam._training`."""
-        if self._process is not None:
-            self.failed.emit("A training run is under way: wait for it, or cancel it.")
-            return
-        self._printed, self._result, self._error, self._is_cancelled = LineBuffer(), None, "", False
-        process = QProcess(self)
-        process.readyReadStandardOutput.connect(self._on_output)
-        process.finished.connect(self._on_finished)
-        process.errorOccurred.connect(self._on_error)
-        process.setProcessChannelMode(QProcess.ProcessChannelMode.ForwardedErrorChannel)
-        self._process = process
-        process.start(sys.executable, list(_TRAINING))
-        process.write(json.dumps(dict(task)).encode() + b"\n")
-        process.closeWriteChannel()
-
-    def cancel(self) -> None:
-        """Stop the run; what was written so far stays for a later resume."""
-        if self._process is not None:
-            self._is_cancelled = True
-            self._process.kill()
-
-    def close(self) -> None:
-        """End the run with the window; no callback follows."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.readyReadStandardOutput.disconnect(self._on_output)
-            process.finished.disconnect(self._on_finished)
-            process.errorOccurred.disconnect(self._on_error)
-            process.kill()
-            process.waitForFinished(2000)
-
-    def _on_output(self) -> None:
-        if self._process is None:
-            return
-        for line in self._printed.take(bytes(self._process.readAllStandardOutput())):
-            self._take(json.loads(line))
-
-    def _take(self, message: dict[str, Any]) -> None:
-        if "error" in message:
-            self._error = message["error"]
-        elif "out" in message:
-            self._result = message
-        else:
-            self.stepped.emit(message)
-
-    def _on_error(self, error: Any) -> None:
-        if error == QProcess.ProcessError.FailedToStart:
-            self._error = "The training process could not be started."
-            self._on_finished()
-
-    def _on_finished(self, *_: Any) -> None:
-        if self._process is None:
-            return
-        self._on_output()
-        process, self._process = self._process, None
-        process.deleteLater()
-        if self._is_cancelled:
-            self.failed.emit("Training was cancelled.")
-        elif self._result is not None:
-            self.finished.emit(self._result)
-        else:
-            self.failed.emit(self._error or "The training process ended without a result; the session is unharmed.")

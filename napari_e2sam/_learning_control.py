@@ -7,9 +7,9 @@ from typing import Any
 
 from e2sam.data.session import Change
 from e2sam.errors import E2SamError
-from napari_e2sam._jobs import Training
 from napari_e2sam._model_control import ModelControl
 from napari_e2sam._state import Workplace
+from napari_e2sam._training_process import Training
 from napari_e2sam.widgets.learning import LearningPanel
 
 __all__ = ["LearningControl"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from e2sam.data.io.datasets import LabelledItem, LabelledSet, open_dataset
-from e2sam.data.masks import MaskCrop
+from e2sam.data.masks import MaskCrop, masks_of_labels
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Conditions, ObjectRecord, Plane, Session, StackRecord
 from e2sam.data.stack import ChannelStack
@@ -143,13 +143,15 @@ class CorrectionSet:
             record = session.stack(stack_id)
             image = _image_of(session.path, record, plane)
             for one in session.objects(stack_id, plane):
-                if with_unreviewed or one.is_reviewed or one.origin in ("prompt", "paint"):
+                if with_unreviewed or one.is_correction:
                     found.append(_correction_of(session, one, image, classes[one.class_id]))
         return cls(tuple(found))
 
     @classmethod
-    def from_dataset(cls, dataset: LabelledSet, minimum_area: int = 1) -> CorrectionSet:
+    def from_dataset(cls, dataset: LabelledSet, minimum_area: int = 4) -> CorrectionSet:
         """Every instance of a labelled set as a correction; of classes, every connected region of one class.
+
+        Fewer than `minimum_area` pixels are no object to learn from.
 
         Reads all labels; stacks are opened again when they are needed.
         """
@@ -215,15 +217,14 @@ def _corrections_of_item(dataset: LabelledSet, item: LabelledItem, minimum_area:
     stack, labels = item.load()
     image = CorrectionImage(item.name, stack.size, partial(_load_stack_of, item), item.split)
     del stack
-    for label, where in enumerate(ndimage.find_objects(np.maximum(labels, 0)), start=1):
-        if where is None or label == dataset.ignore_index:
+    for label, whole in masks_of_labels(labels):
+        if label == dataset.ignore_index:
             continue
-        pixels = labels[where] == label
         name = dataset.classes[label] if label < len(dataset.classes) else str(label)
-        parts = [pixels] if dataset.kind == "instances" else _regions(pixels)
+        parts = [whole.pixels] if dataset.kind == "instances" else _regions(whole.pixels)
         for number, part in enumerate(parts):
             if np.count_nonzero(part) >= minimum_area:
-                mask = MaskCrop.of(part, where[1].start, where[0].start)
+                mask = MaskCrop.of(part, *whole.box[:2])
                 key = f"{item.name}:{label}" + (f":{number}" if dataset.kind == "classes" else "")
                 class_name = name if dataset.kind == "classes" else ""
                 yield Correction(key, image, mask, class_name=class_name)

@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from e2sam.data.file_names import matched
 from e2sam.data.io import read_labels
-from e2sam.data.masks import Box, MaskCrop
+from e2sam.data.masks import Box, MaskCrop, masks_of_labels
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.polygons import mask_of_polygons
 from e2sam.data.rle import decode_rle
 from e2sam.data.session import Conditions, NewObject, ObjectRecord, Plane, Session
 from e2sam.errors import E2SamError, SessionError
 
-__all__ = ["Imported", "import_coco", "import_labels", "objects_of_labels"]
+__all__ = ["Imported", "import_coco", "import_labels"]
 
 _WRONG = "Expected a COCO file with images, categories and annotations"
 # Where an object is to go, the name of its class, and the object.
@@ -71,7 +70,7 @@ def import_labels(
     size = session.stack(stack_id).size
     if array.shape != size:
         raise SessionError(f"Expected labels as {size} (H, W) like the stack, got {array.shape}.")
-    masks = objects_of_labels(array)
+    masks = [mask for _, mask in masks_of_labels(array)]
     if not masks:
         raise SessionError("Expected a label image with at least 1 label above 0, got none.")
     name = next((known.name for known in session.classes() if known.id == class_id), "")
@@ -81,20 +80,6 @@ def import_labels(
     new = _without_known(session, found)
     taken = session.accept_many(stack_id, plane, [one for _, _, one in new], verb="import") if new else ()
     return Imported(taken, len(found) - len(new))
-
-
-def objects_of_labels(labels: NDArray[Any]) -> list[MaskCrop]:
-    """The mask of every label above 0, by label."""
-    present = np.unique(labels)
-    present = present[present > 0]
-    # Dense numbers, so that labels of billions cost nothing.
-    dense = np.zeros(labels.shape, np.int32)
-    above = labels > 0
-    dense[above] = np.searchsorted(present, labels[above]) + 1
-    return [
-        MaskCrop.of(dense[where] == number, where[1].start, where[0].start)
-        for number, where in enumerate(ndimage.find_objects(dense), start=1)
-    ]
 
 
 def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None = None) -> Imported:

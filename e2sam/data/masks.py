@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from e2sam.errors import PromptError
 
-__all__ = ["Box", "MaskCrop", "intersect", "unite"]
+__all__ = ["Box", "MaskCrop", "intersect", "masks_of_labels", "unite"]
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 are the first pixels outside."""
@@ -278,6 +280,18 @@ class MaskCrop:
         # Large masks too were stored so, before there were runs.
         parts = (np.unpackbits(bits[at // 8 :], count=min(_PART, count - at)) for at in range(0, count, _PART))
         return cls.of_runs(_runs_in(part.view(bool) for part in parts), (height, width), x0, y0)
+
+
+def masks_of_labels(labels: NDArray[Any]) -> Iterator[tuple[int, MaskCrop]]:
+    """Each label above 0 of (H, W) integers, ascending, with its mask."""
+    present = np.unique(labels)
+    present = present[present > 0]
+    # Dense numbers, so that labels of billions cost nothing.
+    dense = np.zeros(labels.shape, np.int32)
+    above = labels > 0
+    dense[above] = np.searchsorted(present, labels[above]) + 1
+    for number, where in enumerate(ndimage.find_objects(dense), start=1):
+        yield int(present[number - 1]), MaskCrop.of(dense[where] == number, where[1].start, where[0].start)
 
 
 def _runs_in(parts: Iterable[NDArray[np.bool_]]) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import os
 import threading
 import uuid
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ class EmbeddingCache:
 
     def __init__(self, directory: Path | None = None, max_bytes: int | None = None) -> None:
         self.directory = cache_directory() / "embeddings" if directory is None else directory
-        self.max_bytes = _bytes_from_environment() if max_bytes is None else max_bytes
+        self.max_bytes = bytes_from_environment() if max_bytes is None else max_bytes
         self._lock = threading.Lock()
         self._bytes: int | None = None
 
@@ -71,13 +72,15 @@ class EmbeddingCache:
         path = self._path(key)
         try:
             raw = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        with suppress(OSError):
+            # In a cache that is shared and cannot be written the entry is of use all the same.
+            os.utime(path)
         payload = raw[_DIGEST_BYTES:]
         if hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest() != raw[:_DIGEST_BYTES]:
             _LOG.warning("A damaged file in the embedding cache is encoded again: %s", path.name)
-            path.unlink(missing_ok=True)
+            _remove(path)
             return None
         features: NDArray[np.float16] = np.load(io.BytesIO(payload), allow_pickle=False)
         return features
@@ -177,10 +180,11 @@ class FeatureMemory:
             self._kept.clear()
 
 
-def _bytes_from_environment() -> int:
+def bytes_from_environment(usual_gb: float = _DEFAULT_GB) -> int:
+    """Size cap of a cache: E2SAM_CACHE_SIZE_GB, or the usual one where that is not set."""
     given = os.environ.get("E2SAM_CACHE_SIZE_GB", "")
     try:
-        gigabytes = float(given) if given else _DEFAULT_GB
+        gigabytes = float(given) if given else usual_gb
     except ValueError:
         gigabytes = -1.0
     if not 0 <= gigabytes < float("inf"):

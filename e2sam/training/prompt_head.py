@@ -259,7 +259,7 @@ def _rgb(head: PromptHead, scene: LabelledScene) -> tuple[str, ...]:
 
 def _corrections_of(data: CorrectionSet | LabelledSet | str | Path) -> Sequence[Correction]:
     if isinstance(data, LabelledSet):
-        found = CorrectionSet.from_dataset(data, minimum_area=4)
+        found = CorrectionSet.from_dataset(data)
     elif isinstance(data, CorrectionSet):
         found = data
     else:

@@ -9,14 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from e2sam.inference.embeddings import EmbeddingCache, FeatureMemory, cache_directory, embedding_key
+from e2sam.inference.embeddings import (
+    EmbeddingCache,
+    FeatureMemory,
+    bytes_from_environment,
+    cache_directory,
+    embedding_key,
+)
 from e2sam.modeling.channel_selector import selection_weights
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.weights.checkpoint import fingerprint_of
 
 __all__ = ["TeacherViews"]
 
-_CACHE_BYTES = 20 * 10**9
+_CACHE_GB = 20.0
 _BATCH = 4
 
 
@@ -42,7 +48,7 @@ class TeacherViews:
         self.grouping = grouping
         self.encoder_passes = 0
         self._fingerprint = teacher.fingerprint or fingerprint_of(teacher)
-        self._cache = EmbeddingCache(cache_directory() / "views", _CACHE_BYTES)
+        self._cache = EmbeddingCache(cache_directory() / "views", bytes_from_environment(_CACHE_GB))
         self._memory = FeatureMemory()
 
     def embed(self, planes: NDArray[np.float32], selections: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import struct
 import warnings
@@ -39,6 +40,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 # One key of the safetensors metadata, which knows only strings, holds our JSON.
+_LARGEST_SIDE = 1 << 16
 _METADATA_KEY = "e2sam"
 # A header of every tensor of ViT-H takes 0.1 MB; more than this is no checkpoint of ours.
 _LONGEST_HEADER = 16 * 2**20
@@ -109,11 +111,21 @@ def config_from_json(values: Mapping[str, Any]) -> ModelConfig:
         plain["channels"] = tuple(ChannelSpec(**channel) for channel in values.get("channels", ()))
         plain["recipes"] = tuple(ChannelRecipe.from_json(recipe) for recipe in values.get("recipes", ()))
         plain["semantic"] = _semantic_from_json(values.get("semantic"))
+        _check_sizes(plain)
         return ModelConfig(**plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"Expected the configuration of a model in the file's header, got one that cannot be read ({error})."
         ) from error
+
+
+def _check_sizes(values: Mapping[str, Any]) -> None:
+    for name in ("image_size", "embedding_stride", "logits_stride", "pad_multiple"):
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIDE:
+            raise ValueError(f"{name} is {value!r:.40}")
+    if values["embedding_stride"] % values["logits_stride"] or values["image_size"] % values["embedding_stride"]:
+        raise ValueError("the strides do not divide the image size")
 
 
 def _semantic_from_json(values: Mapping[str, Any] | None) -> SemanticConfig | None:
@@ -175,7 +187,13 @@ def save_checkpoint(path: Path | str, model: E2SAM, provenance: Mapping[str, Any
     partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Created here with the user's own mode; safetensors would make it readable to nobody else.
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(header, default=_plain)})
+        partial.chmod(mode)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
         partial.replace(target)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"Expected to write {target}, got: {error}.") from error
@@ -248,8 +266,11 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> E2S
             f"Expected in {info.path.name} the weights that its header names, got others: the file is damaged, "
             "take a fresh copy."
         )
-    # A later version may describe the same configuration with more words: the model keeps the name that it was given.
-    model.fingerprint = info.fingerprint or _fingerprint(info.config, weights)
+    # A later version may describe the same configuration with more words: the model keeps the name that it was given,
+    # if that is the one of what the file says. Caches go by it.
+    described = json.dumps(_own_header(info.path)["config"], sort_keys=True)
+    is_own = info.fingerprint == hashlib.sha256(f"{described}{weights}".encode()).hexdigest()
+    model.fingerprint = info.fingerprint if is_own else _fingerprint(info.config, weights)
     return model.to(device).eval()
 
 
@@ -310,7 +331,7 @@ def _own_header(path: Path) -> dict[str, Any]:
             f"Expected a checkpoint of e2sam, got the .safetensors file {path.name} without its configuration: "
             "use a file that e2sam wrote."
         ) from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"Expected a .safetensors header in {path.name}, got a damaged one.") from error
     if size != whole:
         raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from fake import fake_engine
 
 from e2sam.errors import PromptError
-from napari_e2sam import _jobs
-from napari_e2sam._jobs import EngineClient, Request, Tasks, Training, start_process, start_thread
+from napari_e2sam import _training_process
+from napari_e2sam._jobs import EngineClient, Request, Tasks, start_process, start_thread
+from napari_e2sam._training_process import Training
 from napari_e2sam._wire import Message
 from napari_e2sam._worker import Job
 
@@ -216,7 +218,7 @@ def test_training_runs_in_a_child(
 ) -> None:
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    monkeypatch.setattr(_jobs, "_TRAINING", (str(script),))
+    monkeypatch.setattr(_training_process, "_PROGRAM", (str(script),))
     training = Training()
     steps: list[dict[str, Any]] = []
     ends: list[tuple[str, str]] = []
@@ -232,3 +234,24 @@ def test_training_runs_in_a_child(
     assert ends[0][0] == expected[0]
     assert ends[0][1].startswith(expected[1])
     assert not training.is_running
+
+
+def test_a_cancelled_run_leaves_no_files(
+    qapp: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    monkeypatch.setattr(_training_process, "_PROGRAM", (str(script),))
+    folder = tmp_path / "a.models"
+    folder.mkdir()
+    rest = ["run-2.safetensors.state", "run-2.safetensors.best", "run-2.candidate1.safetensors", ".run-2.abc.part"]
+    kept = ["run-1.safetensors", "run-22.safetensors", "run-2.safetensors"]
+    for name in (*rest, *kept):
+        (folder / name).write_bytes(b"")
+    training = Training()
+    ends: list[str] = []
+    training.failed.connect(ends.append)
+    training.start({"out": str(folder / "run-2.safetensors"), "settings": {"steps": 50, "wait": 1}})
+    training.cancel()
+    qtbot.waitUntil(lambda: len(ends) == 1, timeout=20_000)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(kept)

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QApplication, QDialog
 
 from e2sam.data.io import write_stack
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from napari_e2sam import _jobs
+from napari_e2sam import _training_process
 from napari_e2sam.widgets.main import SegmentWidget
 
 CHILD = """
@@ -116,7 +116,7 @@ def test_learning_shows_its_curve_and_gives_the_model(
 ) -> None:
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    monkeypatch.setattr(_jobs, "_TRAINING", (str(script),))
+    monkeypatch.setattr(_training_process, "_PROGRAM", (str(script),))
     window.open(stack)
     panel = window.panels.learning
     assert not panel.finetune.isEnabled()

@@ -331,12 +331,12 @@ def _open_session(path: Path, kind: str) -> LabelledSet:
         def load() -> tuple[ChannelStack, NDArray[np.int32]]:
             with Session.open(path, create=False, read_only=True) as session:
                 labels = session.labels(stack_id, plane)
-                if kind == "classes":
-                    records = session.objects(stack_id, plane)
-                    table = np.zeros(1 + max(record.id for record in records), np.int32)
-                    for record in records:
-                        table[record.id] = record.class_id
-                    labels = table[labels]
+                records = session.objects(stack_id, plane)
+                table = np.zeros(1 + max(record.id for record in records), np.int32)
+                for record in records:
+                    # What nobody has looked at is unlabelled.
+                    table[record.id] = (record.class_id if kind == "classes" else record.id) * record.is_correction
+                labels = table[labels]
                 return session.load_stack(stack_id, unchanged=True).plane(*plane), labels
 
         return load
@@ -381,4 +381,6 @@ def _read_labels(path: Path) -> NDArray[np.int32]:
     array = np.squeeze(array)
     if array.ndim != 2 or array.dtype.kind not in "iub":
         raise StackError(f"Expected labels as (H, W) integers, got {array.shape} {array.dtype} in {path}.")
+    if array.size and int(array.max()) > np.iinfo(np.int32).max:
+        raise StackError(f"Expected labels up to {np.iinfo(np.int32).max}, got {int(array.max())} in {path}.")
     return array.astype(np.int32)

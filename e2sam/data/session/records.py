@@ -175,6 +175,11 @@ class ObjectRecord:
     mask_key: str
     prompts_key: str
 
+    @property
+    def is_correction(self) -> bool:
+        """Whether a person made it or has looked at it: what "segment everything" found counts once it is reviewed."""
+        return self.is_reviewed or self.origin in ("prompt", "paint")
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:

@@ -124,7 +124,7 @@ def connect(path: Path, read_only: bool) -> sqlite3.Connection:
 
 
 def create_file(path: Path) -> None:
-    """Write a new, empty session: whole under another name first, then renamed.
+    """Write a new, empty session: whole under another name first; what is there by then, another's, stays.
 
     Raises
     ------
@@ -148,12 +148,24 @@ def create_file(path: Path) -> None:
             connection.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
             connection.execute("INSERT INTO setting VALUES ('overlap', ?)", (json.dumps("newest"),))
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        temporary.replace(path)
+        _put(temporary, path)
     except (sqlite3.Error, OSError) as error:
         raise SessionError(f"Expected to write the new session {path}, got: {error}.") from error
     finally:
         for left in (temporary, Path(f"{name}-wal"), Path(f"{name}-shm")):
             left.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Give a whole file its name, unless another process was quicker."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:
+        # A file system without links: what is left is to look first.
+        if not path.exists():
+            temporary.replace(path)
 
 
 def check_file(path: Path) -> None:
@@ -201,6 +213,11 @@ def _check_content(path: Path) -> None:
             if found != "ok":
                 raise SessionError(_damaged(path, found))
     except sqlite3.Error as error:
+        if Path(f"{path}-wal").exists() and not os.access(path.parent, os.W_OK):
+            raise SessionError(
+                f"Expected a folder that can be written, got {path.parent}: the last writer of {path.name} did not end "
+                f"well, so copy it together with {path.name}-wal to another folder and open it there."
+            ) from error
         raise SessionError(_damaged(path, str(error))) from error
 
 
