@@ -19,6 +19,9 @@ __all__ = ["closer_windows", "look_closer", "make_ready"]
 
 # A closer look is believed where it agrees with what was seen from afar.
 _AGREES = 0.5
+# One that does not start from what was seen from afar is believed where it promises so much more quality, which none
+# can that comes after so much.
+_FAR_BETTER, _SURE = 0.2, 0.78
 
 
 def closer_windows(
@@ -51,7 +54,7 @@ def closer_windows(
 def look_closer(
     model: E2SAM, embedding: Tensor, encoded: EncodedWindow, prompts: Prompts, found: Prediction
 ) -> Prediction:
-    """What was seen from afar, with the mask of a closer look at its best candidate where both agree.
+    """What was seen from afar, with the mask of a closer look at its best candidate where that is believed.
 
     Parameters
     ----------
@@ -64,11 +67,24 @@ def look_closer(
     """
     seen = logits_in_window(found.logits[found.best], found, encoded.window, encoded.frame)
     local = shifted(replace(prompts, mask=seen), encoded.window)
+    closer, quality = _looked(model, embedding, encoded, local, found)
+    if crops_iou(found.mask_crop(), closer.mask_crop()) < _AGREES:
+        closer, quality = found, float(found.scores[found.best])
+    if quality > _SURE:
+        return closer
+    # From afar a very small object is next to nothing: a look of its own, if that promises far more.
+    anew, promised = _looked(model, embedding, encoded, replace(local, mask=None), found)
+    return anew if promised > quality + _FAR_BETTER else closer
+
+
+def _looked(
+    model: E2SAM, embedding: Tensor, encoded: EncodedWindow, local: Prompts, found: Prediction
+) -> tuple[Prediction, float]:
+    """What was found, with the mask that prompts in pixels of a window give there, and its predicted quality."""
     logits, scores = decode_prompts(model, embedding, encoded.frame, local, False)
     close_up = CloseUp({found.best: logits[0, 0]}, encoded.frame, encoded.window)
     # Of several candidates the order stays.
-    closer = found.with_close_up(close_up, scores[0] if len(found) == 1 else found.scores)
-    return closer if crops_iou(found.mask_crop(), closer.mask_crop()) >= _AGREES else found
+    return found.with_close_up(close_up, scores[0] if len(found) == 1 else found.scores), float(scores[0, 0])
 
 
 def make_ready(model: E2SAM, embedding: Tensor, encoded: EncodedWindow, prompts: Prompts) -> None:

@@ -59,7 +59,8 @@ class Predictor:
     cache
         Where features are kept on disk; True for the user's cache, False for none.
     large_side
-        A stack with a longer side is not encoded whole: `predict` encodes windows of it around the prompts.
+        A stack with a longer side is not encoded whole, nor is a long strip: `predict` encodes windows around the
+        prompts.
     close_ups
         Whether a small object is looked at closer as soon as its prompts name it (several points, or a box): the
         window around it is encoded at the model's full size, and the mask is of both looks. None: where an encoder
@@ -186,7 +187,7 @@ class Predictor:
             plan = scene.plan(self.model.config, channels, mapping, missing)
             scene.check_measured(plan.selected)
             windows = Windows(stack.size, self.model.config.image_size)
-            is_large = max(stack.size) > self.large_side
+            is_large = windows.are_needed(self.large_side)
             self._take(_Current(scene, plan, windows, is_large, mapping or {}, missing))
             self._encoder.keep_only(scene)
 
@@ -206,8 +207,9 @@ class Predictor:
     ) -> None:
         """Encode a stack that is likely to be opened next into the cache, and change nothing else."""
         plan = Scene.of(stack, recipes).plan(self.model.config, channels)
-        if max(stack.size) <= self.large_side:
-            self._encoder.encode(plan, Windows(stack.size, self.model.config.image_size).whole)
+        windows = Windows(stack.size, self.model.config.image_size)
+        if not windows.are_needed(self.large_side):
+            self._encoder.encode(plan, windows.whole)
 
     def _take(self, current: _Current) -> None:
         if not current.is_large:

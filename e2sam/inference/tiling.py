@@ -18,6 +18,8 @@ _STEPS_PER_SIDE = 4
 # Without more to go by, no window is wider than this many frames: it would be read whole for one click.
 _LARGEST_START = 4
 _OUTSIDE_LOGIT = -10.0
+# Fewer rows or columns of a frame hold no objects that a model knows.
+_LEAST_IN_FRAME = 64
 # A close-up is at least so many times as wide as its object, and so many pixels; one that is there already may be
 # a little narrower, or wider.
 _CLOSE_UP_EXTENT = 2.5
@@ -50,6 +52,12 @@ class Windows:
     def whole(self) -> Box:
         """The image itself."""
         return 0, 0, self.size[1], self.size[0]
+
+    def are_needed(self, large_side: int) -> bool:
+        """Whether the image is not encoded whole: its longer side passes a limit, or in one frame it is a thread."""
+        short, long = sorted(self.size)
+        is_thread = long > 2 * self.base and short * self.base < _LEAST_IN_FRAME * long
+        return long > large_side or is_thread
 
     def first(self, prompts: Prompts, view: Box | None) -> Box:
         """Where to look for the object of some prompts.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from e2sam.errors import TrainingError
 
-__all__ = ["TrainStep", "check_run"]
+__all__ = ["TrainStep", "check_run", "check_whole", "checked_out"]
 
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 _PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -36,6 +38,33 @@ class TrainStep:
     message: str = ""
 
 
+def checked_out(out: object) -> Path:
+    """The checkpoint to write, as a path.
+
+    Raises
+    ------
+    TrainingError
+        If it is no path, or of another kind than `load_model` takes.
+    """
+    if not isinstance(out, str | os.PathLike) or Path(out).suffix != ".safetensors":
+        raise TrainingError(f"Expected a checkpoint to write, NAME.safetensors, got {out!r:.80}.")
+    return Path(out)
+
+
+def check_whole(config: object, **least: int) -> None:
+    """Refuse settings that are no whole numbers, or less than they may be.
+
+    Raises
+    ------
+    TrainingError
+        For the first of them.
+    """
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise TrainingError(f"Expected {name} as a whole number of at least {smallest}, got {value!r:.40}.")
+
+
 def check_run(seed: int, accelerator: str, strategy: str, precision: str) -> None:
     """Refuse settings of a run that no machine could take, before images and weights are read.
 
@@ -44,8 +73,8 @@ def check_run(seed: int, accelerator: str, strategy: str, precision: str) -> Non
     TrainingError
         If the seed is negative, or a name is none that Lightning Fabric knows and steps can be yielded under.
     """
-    if seed < 0:
-        raise TrainingError(f"Expected a seed of at least 0, got {seed}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise TrainingError(f"Expected a seed of at least 0, got {seed!r:.40}.")
     for what, given, allowed in (("accelerator", accelerator, _ACCELERATORS), ("precision", precision, _PRECISIONS)):
         if given not in allowed:
             raise TrainingError(f"Expected {what} of {', '.join(allowed)}, got {given!r}.")

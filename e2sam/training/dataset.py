@@ -23,7 +23,6 @@ from e2sam.inference.tiling import Windows
 from e2sam.modeling.e2sam import E2SAM, ModelConfig
 
 __all__ = [
-    "LARGE_SIDE",
     "LabelledObject",
     "LabelledScene",
     "TrainingWindow",
@@ -33,8 +32,8 @@ __all__ = [
     "windows_of",
 ]
 
-# As `Predictor`: a longer image is encoded in windows, not whole.
-LARGE_SIDE = 8192
+# As `Predictor`.
+_LARGE_SIDE = 8192
 # Share of a position, of 255, from which on an object makes it labelled.
 _LABELLED = 26
 
@@ -85,6 +84,10 @@ class LabelledScene:
     def fitted(self) -> tuple[ChannelRecipe, ...] | None:
         """Recipes of all channels, the known ones among them; None where none is known."""
         return fit_recipes(self.stack, dict(self.recipes)) if self.recipes else None
+
+    def is_encoded_whole(self, config: ModelConfig) -> bool:
+        """Whether one window holds all of the image."""
+        return not Windows(self.stack.size, config.image_size).are_needed(_LARGE_SIDE)
 
     def plan(self, config: ModelConfig) -> EncodingPlan:
         """How the image becomes the input of a model."""
@@ -247,7 +250,7 @@ def _labelled(scene: LabelledScene, targets: NDArray[np.uint8], window: Box, fra
 
 def _by_window(scene: LabelledScene, config: ModelConfig) -> dict[Box, list[LabelledObject]]:
     around = Windows(scene.stack.size, config.image_size)
-    if max(scene.stack.size) <= LARGE_SIDE:
+    if scene.is_encoded_whole(config):
         return {around.whole: list(scene.objects)}
     grouped: dict[Box, list[LabelledObject]] = {}
     for labelled in scene.objects:

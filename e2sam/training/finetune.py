@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from e2sam.data.corrections import CorrectionSet
+from e2sam.data.corrections import Correction, CorrectionSet
 from e2sam.data.io.datasets import LabelledSet
 from e2sam.errors import CheckpointError, TrainingError
 from e2sam.modeling.e2sam import E2SAM
@@ -245,7 +245,7 @@ class _Training:
 
 
 def finetune(
-    data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig
+    data: CorrectionSet | Sequence[Correction] | LabelledSet | str | Path, config: FinetuneConfig
 ) -> Generator[TrainStep, None, FinetuneResult]:
     """Learn from corrections or labels; yields every step and returns the result.
 
@@ -258,8 +258,8 @@ def finetune(
     Parameters
     ----------
     data
-        A `CorrectionSet`, a `LabelledSet`, or what `e2sam finetune` takes as DATA: a session, a folder of pairs,
-        `shift:DIR`, `h8:DIR`.
+        A `CorrectionSet` or some corrections, a `LabelledSet`, or what `e2sam finetune` takes as DATA: a session, a
+        folder of pairs, `shift:DIR`, `h8:DIR`.
     config
         Settings.
 
@@ -277,7 +277,7 @@ def finetune(
     if not isinstance(config, FinetuneConfig):
         raise TrainingError(f"Expected a FinetuneConfig, got {config!r:.60}.")
     started = time.perf_counter()
-    head = _open(data, config)
+    head = _open(_known(data), config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     twin = head.twin()
     total = head.steps * (1 if twin is None else 2)
@@ -334,6 +334,14 @@ def _judged(training: _Training, config: FinetuneConfig, before: Any, started: f
     )
 
 
+def _known(data: object) -> CorrectionSet | LabelledSet | str | Path:
+    if isinstance(data, list | tuple) and all(isinstance(one, Correction) for one in data):
+        return CorrectionSet(tuple(data))
+    if isinstance(data, CorrectionSet | LabelledSet | str | Path):
+        return data
+    raise TrainingError(f"Expected corrections, a labelled set, or the name of one, got {data!r:.60}.")
+
+
 def _open(data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> Head:
     if config.head == "prompt":
         from e2sam.training.prompt_head import PromptHead
@@ -373,10 +381,16 @@ def _write(training: _Training, config: FinetuneConfig, result: FinetuneResult) 
     provenance = {
         "stage": "finetune" if result.accepted else "unchanged",
         "parent": head.base.fingerprint,
+        "teacher": _teacher_of(config.model),
         "classes": list(model.config.semantic.classes) if model.config.semantic else [],
         "training": {"config": config.to_json(), "result": facts},
     }
     save_checkpoint(result.out, model, provenance)
+
+
+def _teacher_of(model: str | Path) -> str:
+    """Fingerprint of the teacher that a student inherited from; empty for teachers."""
+    return read_checkpoint_info(model).teacher if Path(model).suffix == ".safetensors" else ""
 
 
 def _scores(result: FinetuneResult) -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from e2sam.errors import TrainingError
-from e2sam.training.config import check_run
+from e2sam.training.config import check_run, check_whole, checked_out
 from e2sam.training.tuning import TUNES
 
 __all__ = ["FinetuneConfig", "FinetuneResult"]
@@ -108,6 +108,11 @@ class FinetuneConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "out", checked_out(self.out))
+        check_whole(self, steps=0, batch_size=0, judged_objects=1, judged_clicks=1, late_blocks=1, rank=1, patience=0)
+        check_whole(self, tile_size=0, checkpoint_every=0, validate_every=0)
+        if not 0 < self.held_out <= 0.5:
+            raise TrainingError(f"Expected a held-out share in (0, 0.5], got {self.held_out}.")
         for name, allowed in (("head", HEADS), ("tune", ("", *TUNES)), ("preset", PRESETS)):
             if getattr(self, name) not in allowed:
                 shown = ", ".join(value or "none" for value in allowed)
@@ -127,8 +132,6 @@ class FinetuneConfig:
             raise TrainingError(
                 f"Expected learning rates above 0 (0 = chosen), got {self.learning_rate} and {self.encoder_rate}."
             )
-        if self.steps < 0 or self.batch_size < 0:
-            raise TrainingError(f"Expected steps and batch size of at least 1, got {self.steps} and {self.batch_size}.")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON values, as they stand in the checkpoint."""
@@ -149,7 +152,8 @@ class FinetuneResult:
     seconds, seconds_to_model
         Wall-clock time from start to result, and to the model on disk (before the twin is trained).
     before, after
-        Figures on held-out labels.
+        Figures on held-out labels. These also decide which of the trained weights are kept and whether they are taken,
+        so that `after` is a little better than what other objects would show.
     difference
         After - before, with intervals.
     twin

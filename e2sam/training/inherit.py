@@ -26,7 +26,7 @@ from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.inflation import build_student, canonical_order
 from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.agreement import AgreementProbe
-from e2sam.training.config import TrainStep, check_run
+from e2sam.training.config import TrainStep, check_run, check_whole, checked_out
 from e2sam.training.inheritance import InheritTask, Lessons, Rates
 from e2sam.training.loop import run_training
 from e2sam.training.state import nothing_unfinished, unfinished
@@ -123,7 +123,14 @@ class InheritConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"Expected {name} to be {' or '.join(allowed)}, got {getattr(self, name)!r}.")
+        object.__setattr__(self, "out", checked_out(self.out))
         check_run(self.seed, self.accelerator, self.strategy, self.precision)
+        check_whole(self, lora_rank=1, steps=1, batch_size=1, tile_size=0, num_tiles=0, num_validation_tiles=1)
+        check_whole(self, validate_every=0, checkpoint_every=0, patience=0)
+        if not isinstance(self.lessons, Lessons) or not isinstance(self.rates, Rates | None):
+            raise TrainingError(
+                f"Expected Lessons, and Rates or None, got {self.lessons!r:.40} and {self.rates!r:.40}."
+            )
         if self.lessons.loss not in ("pairwise", "mmd"):
             raise TrainingError(f"Expected a loss 'pairwise' or 'mmd', got {self.lessons.loss!r}.")
 
@@ -210,7 +217,6 @@ def inherit(
     """
     if not isinstance(config, InheritConfig):
         raise TrainingError(f"Expected an InheritConfig, got {config!r:.60}.")
-    config = replace(config, out=Path(config.out))
     if not config.out.parent.is_dir():
         raise TrainingError(f"Expected an existing folder for {config.out.name}, got {config.out.parent}.")
     planes, series = _scenes_of(stacks)
@@ -227,7 +233,9 @@ def _scenes_of(
     stacks: Sequence[ChannelStack | str | Path] | ChannelStack | str | Path,
 ) -> tuple[list[ChannelStack], list[int]]:
     """Every single scene, all of the same channels, and the number of the stack that each is a plane of."""
-    given = [stacks] if isinstance(stacks, (ChannelStack, str, Path)) else list(stacks)
+    given = [stacks] if isinstance(stacks, (ChannelStack, str, Path)) else stacks
+    if not isinstance(given, Sequence):
+        raise TrainingError(f"Expected stacks or their files, got {given!r:.60}.")
     opened = [entry if isinstance(entry, ChannelStack) else read_stack(entry) for entry in given]
     if not opened:
         raise TrainingError("Expected at least 1 stack, got none.")
@@ -394,9 +402,14 @@ def _number_of_tiles(scenes: Sequence[TrainingScene], image_size: int, tile_size
 
 
 def _tune(config: InheritConfig, student: E2SAM) -> str:
+    has_blocks = hasattr(student.image_encoder, "blocks")
+    if config.tune == "lora" and not has_blocks:
+        raise TrainingError(
+            "Expected tune 'full' or 'auto' with tiny, whose encoder has no transformer blocks, got 'lora'."
+        )
     if config.tune != "auto":
         return config.tune
-    return "lora" if hasattr(student.image_encoder, "blocks") else "full"
+    return "lora" if has_blocks else "full"
 
 
 def _validation_selections(

@@ -337,7 +337,7 @@ class _Run:
                 f"Expected the settings of the unfinished run {self.state_path.name}, but {unlike}: "
                 "start without resume."
             )
-        if self.task.monitor and self.settings.keep != "last" and self.fabric.is_global_zero:
+        if state.before and self.task.monitor and self.settings.keep != "last" and self.fabric.is_global_zero:
             _, best = read_state(self.best_path)
             if best.identity != state.identity or best.step < state.best_step:
                 raise TrainingError(

@@ -21,7 +21,7 @@ from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.tiny import TinyDecoder
-from e2sam.training.dataset import LARGE_SIDE, LabelledScene, WindowData, scenes_of, windows_of
+from e2sam.training.dataset import LabelledScene, WindowData, scenes_of, windows_of
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
 from e2sam.training.promptable import ClickModule, ClickSettings, PromptTask, held_out_scores
@@ -147,7 +147,7 @@ class PromptHead:
     def _with_mirrors(self) -> list[LabelledScene]:
         """Few images in all eight positions, more of them mirrored: each costs an encoder pass and is kept."""
         count = len(self.train)
-        if not self.config.mirrors or any(max(scene.stack.size) > LARGE_SIDE for scene in self.train):
+        if not self.config.mirrors or any(not scene.is_encoded_whole(self.base.config) for scene in self.train):
             return self.train
         if count <= _TURNED_SCENES:
             return [each for scene in self.train for each in scene.turned()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,27 @@ def test_a_view_that_disagrees_is_not_believed(tiny: E2SAM, monkeypatch: pytest.
     predictor = predictor_of(tiny, 11)
     monkeypatch.setattr("e2sam.inference.closer._AGREES", 1.01)
     assert predictor.predict([(240, 240), (240, 236)], [1, 1], multimask=False).close_up is None
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(3000, 3000, 12), (1200, 1200, 6), (40, 3000, 9)])
+def test_an_object_that_is_next_to_nothing_from_afar_is_found_by_its_prompts(
+    tiny: E2SAM, height: int, width: int, radius: int
+) -> None:
+    x, y = 0.4667 * width, 0.5 * height
+    rows, columns = np.ogrid[:height, :width]
+    disc = (rows + 0.5 - y) ** 2 + (columns + 0.5 - x) ** 2 <= radius**2
+    planes = np.full((3, height, width), 50, np.uint8)
+    planes[:, disc] = 210
+    predictor = Predictor(tiny, cache=False)
+    predictor.set_stack(ChannelStack(planes, tuple(ChannelSpec(name) for name in "RGB")), tuple("RGB"))
+    asked: list[dict[str, Any]] = [
+        {"box": (x - radius, y - radius, x + radius, y + radius)},
+        {"points": [(x, y), (x + radius / 4, y - 2)], "labels": [1, 1]},
+        {"points": [(x, y), (x + 2 * radius, y)], "labels": [1, 0]},
+    ]
+    for prompts in asked:
+        mask = predictor.predict(**prompts, multimask=False).mask()
+        assert (mask & disc).sum() / (mask | disc).sum() > 0.9, prompts
 
 
 def test_looking_ahead_spares_the_next_click_its_pass(tiny: E2SAM, tmp_path: Path) -> None:

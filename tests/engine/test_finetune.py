@@ -33,7 +33,9 @@ def base(tmp_path_factory):
     small = build_with_weights(replace(model.config, image_size=64), model.state_dict())
     with torch.no_grad():
         small.decoder.to_masks.bias -= 1.5
-    return save_checkpoint(tmp_path_factory.mktemp("models") / "small.safetensors", small, {"stage": "test"})
+    return save_checkpoint(
+        tmp_path_factory.mktemp("models") / "small.safetensors", small, {"stage": "test", "teacher": "abc"}
+    )
 
 
 def discs(seed=0, count=9):
@@ -87,6 +89,7 @@ def test_learns_and_is_taken_only_because_held_out_objects_got_better(tmp_path, 
     assert any(not torch.equal(old[name], new[name]) for name in old if name.startswith("decoder."))
     info = read_checkpoint_info(result.out)
     assert info.stage == "finetune" and info.parent == load_model(base, device="cpu").fingerprint
+    assert info.teacher == "abc"
     assert info.training["config"]["steps"] == 24 and info.training["result"]["accepted"] is True
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.safetensors"]
 
@@ -380,8 +383,21 @@ def test_at_the_start_nothing_has_moved_from_the_old_model(tmp_path, base, corre
 def test_too_little_or_wrong_data_is_named(tmp_path, base, corrections):
     with pytest.raises(TrainingError, match="at least 2 corrections"):
         next(finetune(CorrectionSet(corrections.corrections[:1]), config(tmp_path, base)))
+    for wrong in (["a.tif"], 5, None):
+        with pytest.raises(TrainingError, match="corrections, a labelled set"):
+            next(finetune(wrong, config(tmp_path, base)))
+    assert next(finetune(list(corrections), config(tmp_path, base))).step == 0
     with pytest.raises(TrainingError, match="head prompt"):
         next(finetune(corrections, config(tmp_path, base, head="semantic")))
+    assert FinetuneConfig(out=str(tmp_path / "a.safetensors")).out == tmp_path / "a.safetensors"
+    for name, value in {"steps": "x", "seed": 1.5, "judged_clicks": 0, "judged_objects": -1}.items():
+        with pytest.raises(TrainingError, match=name):
+            FinetuneConfig(**{"out": "a.safetensors", name: value})
+    with pytest.raises(TrainingError, match="held-out share"):
+        FinetuneConfig(out="a.safetensors", held_out=0.9)
+    for out in ("a.pth", None):
+        with pytest.raises(TrainingError, match=r"NAME\.safetensors"):
+            FinetuneConfig(out=out)
     with pytest.raises(TrainingError, match="tune"):
         config(tmp_path, base, tune="everything")
     with pytest.raises(TrainingError, match="semantic"):

@@ -20,7 +20,9 @@ from inheriting import config_of, losses, run, stack_of, teacher_of
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError, TrainingError
 from e2sam.training.inherit import InheritConfig, inherit
+from e2sam.training.tiles import hold_out
 from e2sam.weights.checkpoint import load_checkpoint
+from e2sam.weights.zoo import load_model
 
 
 def test_closed_run_goes_on_exactly(tmp_path: Path) -> None:
@@ -61,6 +63,12 @@ def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
         ({"precision": "half"}, TrainingError, "precision of auto, 32-true"),
         ({"merge": "mean"}, Exception, "merge module"),
         ({"out": Path("/nowhere/at/all.safetensors")}, TrainingError, "existing folder"),
+        ({"out": None}, TrainingError, r"NAME\.safetensors, got None"),
+        ({"out": "student.txt"}, TrainingError, r"NAME\.safetensors"),
+        ({"steps": 1.5}, TrainingError, "steps as a whole number"),
+        ({"num_tiles": -1}, TrainingError, "num_tiles"),
+        ({"seed": "x"}, TrainingError, "seed"),
+        ({"lessons": None}, TrainingError, "Lessons"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, changes: dict[str, Any], error: type, what: str) -> None:
@@ -72,10 +80,22 @@ def test_wrong_stacks_are_refused(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     with pytest.raises(TrainingError, match="at least 1 stack"):
         list(inherit([], config, teacher_of()))
+    with pytest.raises(TrainingError, match="got None"):
+        list(inherit(None, config, teacher_of()))  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="no transformer blocks"):
+        list(inherit([stack_of(4)], config_of(tmp_path, tune="lora"), load_model("tiny", "cpu")))
     with pytest.raises(ChannelError, match="same channels"):
         list(inherit([stack_of(4), stack_of(5)], config, teacher_of()))
     with pytest.raises(TrainingError, match="hold a region out"):
         list(inherit(stack_of(size=(20, 20)), config, teacher_of()))
+
+
+def test_planes_of_one_series_have_the_same_side_held_out() -> None:
+    planes = [stack_of() for _ in range(6)]
+    sides = {(scene.train, scene.held) for scene in hold_out(planes, 0, [0] * 6)}
+    assert len(sides) == 1 and None not in next(iter(sides))
+    held = [scene.held is not None for scene in hold_out(planes * 2, 0, [number // 3 for number in range(12)])]
+    assert sum(held) == 3 and len({number // 3 for number, is_held in enumerate(held) if is_held}) == 1
 
 
 def test_stacks_without_anything_to_see_are_refused(tmp_path: Path) -> None:
