@@ -23,7 +23,7 @@ class Answer:
     """One prediction with what was asked.
 
     `closer` are the windows in which its candidates, the best first, were or with the next click will be looked at
-    closer.
+    closer; `in_view` is the window of what the user had zoomed to, where the object was looked at from its first click.
     """
 
     plan: EncodingPlan
@@ -31,10 +31,19 @@ class Answer:
     prediction: Prediction
     view: int
     closer: Mapping[int, Box] = field(default_factory=dict)
+    in_view: Box | None = None
 
     def gave(self, mask: NDArray[np.float32] | None) -> bool:
         """Whether a mask is one of its candidates' logits."""
-        return mask is not None and any(np.array_equal(mask, logits) for logits in self.prediction.logits)
+        return self.candidate_of(mask) is not None
+
+    def candidate_of(self, mask: NDArray[np.float32] | None) -> int | None:
+        """Which candidate has a mask for its logits."""
+        if mask is None:
+            return None
+        return next(
+            (index for index, logits in enumerate(self.prediction.logits) if np.array_equal(mask, logits)), None
+        )
 
     def goes_on_in(self, prompts: Prompts) -> bool:
         """Whether prompts are these and more: the user is still at the same object."""

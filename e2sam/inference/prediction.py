@@ -12,12 +12,14 @@ from e2sam.data.masks import MaskCrop
 from e2sam.inference.frame import Frame
 from e2sam.inference.upsampling import upsampled_crop
 
-__all__ = ["Box", "CloseUp", "Prediction", "crops_iou"]
+__all__ = ["Box", "CloseUp", "Prediction", "crops_iou", "is_confirmed"]
 
 # x0, y0, x1, y1 in pixels of the image; x1 and y1 are the first outside.
 Box = tuple[int, int, int, int]
 
 _EMPTY: Box = (0, 0, 0, 0)
+# What was seen in a wider window is believed where one of its candidates agrees with what was seen so far.
+_WIDER_AGREES = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,12 @@ class Prediction:
             (x0, y0, x1, y1), crop = self.mask_crop(index)
             whole[index, y0:y1, x0:x1] = crop
         return whole
+
+
+def is_confirmed(seen: Prediction, wider: Prediction, window: Box) -> bool:
+    """Whether a candidate of what was seen in a wider window agrees, within the first, with the best one seen there."""
+    mask = seen.mask_crop()
+    return max(crops_iou(mask, wider.mask_crop(k), window) for k in range(len(wider))) >= _WIDER_AGREES
 
 
 def crops_iou(

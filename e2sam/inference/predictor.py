@@ -22,16 +22,15 @@ from e2sam.inference.encoding import WindowEncoder
 from e2sam.inference.explaining import shares_in, weights_in
 from e2sam.inference.frame import Frame
 from e2sam.inference.plan import EncodingPlan, MissingPolicy, Recipes, Scene, View
-from e2sam.inference.prediction import Box, CloseUp, Prediction, crops_iou
+from e2sam.inference.prediction import Box, CloseUp, Prediction, crops_iou, is_confirmed
 from e2sam.inference.tiling import Windows, logits_in_window, shifted
+from e2sam.inference.zoomed import ZoomedLook
 from e2sam.modeling.e2sam import E2SAM
 
 __all__ = ["Prediction", "Predictor"]
 
 # How much better another view must promise to be before it takes an object over that has been clicked already.
 _VIEW_HYSTERESIS = 0.05
-# A wider window is believed where one of its candidates agrees with what was seen so far.
-_WIDER_AGREES = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +110,7 @@ class Predictor:
         self._answers = RecentAnswers()
         self._decoder_lock = threading.Lock()
         self._change_lock = threading.Lock()
+        self._zoomed = ZoomedLook(model, self._encoder, self._decoder_lock)
 
     # What is set
 
@@ -248,7 +248,8 @@ class Predictor:
         multimask
             Three candidates (for an ambiguous prompt such as one click) rather than one.
         view
-            What the user sees, (x0, y0, x1, y1): tells the scale to work at in a large stack; else not used.
+            What the user sees, (x0, y0, x1, y1): tells the scale to work at in a large stack. Of another, where it is
+            a small part of the image and an encoder pass is quick, the object is looked at in a window of its size.
 
         Raises
         ------
@@ -264,6 +265,12 @@ class Predictor:
         before = self._answers.before(current.plan, prompts)
         answer = self._from_afar(current, prompts, multimask, before, view)
         is_named = prompts.box is not None or len(prompts.points) > 1
+        if self.close_ups and not current.is_large:
+            seen = self._zoomed.look(current.windows, prompts, answer, before, view)
+            if seen is not None:
+                self.seconds_predict += self._zoomed.seconds
+                self._answers.add(seen)
+                return seen.prediction
         if self.close_ups:
             found = answer.prediction
             # Of an object that is named, the next click corrects the mask that was chosen.
@@ -325,8 +332,7 @@ class Predictor:
         while window != windows.whole and windows.touches(window, found.mask_box()):
             wider = self._predict_in(current, windows.larger(window, found.mask_box()), prompts, multimask, before)
             whole = wider.prediction
-            agreement = [crops_iou(found.mask_crop(), whole.mask_crop(k), window) for k in range(len(whole))]
-            if max(agreement) < _WIDER_AGREES:
+            if not is_confirmed(found, whole, window):
                 break
             answer, found, window = wider, whole, whole.window
         return answer

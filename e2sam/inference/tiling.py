@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from e2sam.data.prompts import Prompts
 from e2sam.inference.frame import Frame
-from e2sam.inference.prediction import Box, Prediction
+from e2sam.inference.prediction import Box, CloseUp, Prediction
 
 __all__ = ["Windows", "logits_in_window", "tiles_of"]
 
@@ -29,6 +29,8 @@ _SMALLEST_CLOSE_UP = 64
 _LARGEST_CLOSE_UP = 2048
 # Wider than this share of what was encoded before, it would show little more.
 _WIDEST_CLOSE_UP = 0.6
+# What a user has zoomed to is looked at by itself where that shows so many times more than the whole image does.
+_FAR_CLOSER = 4
 # Close-ups start on multiples of such a share of their side.
 _CLOSE_UP_STEPS = 8
 
@@ -76,6 +78,19 @@ class Windows:
             seen = max(view[2] - view[0], view[3] - view[1])
             extent = max(extent, min(seen, _LARGEST_START * self.base))
         return self._around(around, extent)
+
+    def in_view(self, prompts: Prompts, view: Box) -> Box | None:
+        """The window of about a view, around prompts in it; None where the whole image shows it nearly as well."""
+        window = self._around(prompt_box(prompts), max(view[2] - view[0], view[3] - view[1]))
+        return window if self._is_far_closer(window) else None
+
+    def wider_view(self, window: Box, around: Box) -> Box | None:
+        """The next larger such window; None where that is the whole image."""
+        wider = self.larger(window, around)
+        return wider if self._is_far_closer(wider) else None
+
+    def _is_far_closer(self, window: Box) -> bool:
+        return _FAR_CLOSER * max(window[2] - window[0], window[3] - window[1]) <= max(self.size)
 
     def larger(self, window: Box, around: Box) -> Box:
         """The next larger window, around the part of an object seen so far."""
@@ -163,8 +178,10 @@ def prompt_box(prompts: Prompts) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def logits_in_window(logits: NDArray[np.float32], of: Prediction, window: Box, frame: Frame) -> NDArray[np.float32]:
-    """Logits (h, w) of a prediction, seen from the frame of another window; strongly negative outside its own."""
+def logits_in_window(
+    logits: NDArray[np.float32], of: Prediction | CloseUp, window: Box, frame: Frame
+) -> NDArray[np.float32]:
+    """Logits (h, w) of a prediction or a closer look, seen from another window; strongly negative outside its own."""
     out_height, out_width = frame.logits_size
     centres = np.stack(np.meshgrid(np.arange(out_width) + 0.5, np.arange(out_height) + 0.5), axis=-1)
     image = (

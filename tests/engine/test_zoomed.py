@@ -1,0 +1,90 @@
+"""What a user has zoomed to in a large image is looked at in a window of about that size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from e2sam.data.stack import ChannelSpec, ChannelStack
+from e2sam.inference.predictor import Predictor
+from e2sam.modeling.build import build_model, teacher_config
+from e2sam.modeling.e2sam import E2SAM
+from e2sam.weights.zoo import load_model
+
+SIDE = 2400
+
+
+@pytest.fixture(scope="module")
+def tiny() -> E2SAM:
+    return load_model("tiny", device="cpu")
+
+
+def ellipse(x: float, y: float, radius: float) -> NDArray[np.bool_]:
+    rows, columns = np.ogrid[:SIDE, :SIDE]
+    return ((rows + 0.5 - y) / radius) ** 2 + ((columns + 0.5 - x) / (0.7 * radius)) ** 2 <= 1
+
+
+def image(masks: list[NDArray[np.bool_]], channels: int = 3) -> ChannelStack:
+    planes = np.random.default_rng(0).integers(30, 90, (channels, SIDE, SIDE), np.uint8)
+    for mask in masks:
+        planes[:, mask] += 120
+    return ChannelStack(planes, tuple(ChannelSpec(f"c{index}") for index in range(channels)))
+
+
+def around(x: float, y: float, side: float) -> tuple[int, int, int, int]:
+    return int(x - side / 2), int(y - side / 2), int(x + side / 2), int(y + side / 2)
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return float((one & other).sum() / max((one | other).sum(), 1))
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_one_click_on_a_small_object_finds_it_where_the_user_has_zoomed_in(tiny: E2SAM, channels: int) -> None:
+    x, y = 1401.3, 902.8
+    target = ellipse(x, y, 14)
+    predictor = Predictor(tiny, cache=False)
+    predictor.set_stack(image([target, ellipse(x + 60, y + 30, 14)], channels), range(channels))
+    afar = predictor.predict([(x, y)])
+    near = predictor.predict([(x, y)], view=around(x, y, 300))
+    assert iou(afar.mask(), target) < 0.5 < 0.85 < iou(near.mask(), target)
+    # Logits stay those of the whole image, which are what a session keeps.
+    np.testing.assert_array_equal(near.logits, afar.logits)
+    passes = predictor.encoder_passes
+    corrected = predictor.predict(
+        [(x, y), (x + 60, y + 30)], [1, 0], mask=near.logits[near.best], multimask=False, view=around(x, y, 2400)
+    )
+    assert iou(corrected.mask(), target) > 0.85
+    assert predictor.encoder_passes == passes, "the object is still looked at where it was"
+    # A click near by, in the same view, needs no pass either.
+    predictor.predict([(x + 60, y + 30)], view=around(x, y, 300))
+    assert predictor.encoder_passes == passes
+    assert set(near.channels) == {f"c{index}" for index in range(channels)}
+
+
+def test_an_object_that_is_larger_than_the_view_comes_out_whole(tiny: E2SAM) -> None:
+    target = ellipse(1200, 1200, 700)
+    predictor = Predictor(tiny, cache=False)
+    predictor.set_stack(image([target]), range(3))
+    assert iou(predictor.predict([(1200, 1200)], view=around(1200, 1200, 300)).mask(), target) > 0.85
+
+
+def test_the_whole_image_is_looked_at_where_that_shows_as_much(tiny: E2SAM) -> None:
+    target = ellipse(1200, 1200, 60)
+    predictor = Predictor(tiny, cache=False)
+    predictor.set_stack(image([target]), range(3))
+    passes = predictor.encoder_passes
+    assert predictor.predict([(1200, 1200)], view=around(1200, 1200, 1500)).close_up is None
+    # A mask prompt speaks of the whole image.
+    mask = predictor.predict([(1200, 1200)]).logits[0]
+    predictor.predict([(1200, 1200)], mask=mask, view=around(1200, 1200, 300))
+    assert predictor.encoder_passes == passes
+
+
+def test_a_model_whose_pass_is_slow_looks_from_afar() -> None:
+    predictor = Predictor(build_model(teacher_config("vit_test")).eval(), cache=False)
+    predictor.set_stack(image([ellipse(1200, 1200, 20)]), range(3))
+    passes = predictor.encoder_passes
+    assert predictor.predict([(1200, 1200)], view=around(1200, 1200, 300)).close_up is None
+    assert predictor.encoder_passes == passes
