@@ -21,7 +21,7 @@ from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.config import TrainStep
 from e2sam.training.finetune_config import FinetuneConfig, FinetuneResult
 from e2sam.training.loop import run_training
-from e2sam.training.state import nothing_unfinished, unfinished
+from e2sam.training.state import told_of_unfinished, unfinished
 from e2sam.training.task import LoopSettings, Outcome, TrainingTask
 from e2sam.training.tuning import plain_copy
 from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
@@ -282,8 +282,9 @@ def finetune(
     twin = head.twin()
     total = head.steps * (1 if twin is None else 2)
     training = _Training(head, config, "candidate")
-    if config.resume and not training.is_begun:
-        yield TrainStep(0, total, math.nan, message=nothing_unfinished(config.out))
+    told = told_of_unfinished(config.out, training.is_begun, config.resume)
+    if told:
+        yield TrainStep(0, total, math.nan, message=told)
     if not config.resume:
         training.forget()
     yield TrainStep(0, total, math.nan, message="Judging the model before training.")
@@ -401,7 +402,8 @@ def _scores(result: FinetuneResult) -> dict[str, float]:
 
 def _message(before: Mapping[str, Any], after: Mapping[str, Any], accepted: bool) -> str:
     if "miou" in after:
-        what = f"mean IoU {_shown(before['miou'])} before, {_shown(after['miou'])} after"
+        first = "if all were the commonest class" if before.get("is_commonest_class") else "before"
+        what = f"mean IoU {_shown(before['miou'])} {first}, {_shown(after['miou'])} after"
     else:
         what = (
             f"IoU after one click {before['iou']['1']:.2f} before, {after['iou']['1']:.2f} after; clicks to 85 %: "

@@ -29,7 +29,7 @@ from e2sam.training.agreement import AgreementProbe
 from e2sam.training.config import TrainStep, check_run, check_whole, checked_out
 from e2sam.training.inheritance import InheritTask, Lessons, Rates
 from e2sam.training.loop import run_training
-from e2sam.training.state import nothing_unfinished, unfinished
+from e2sam.training.state import told_of_unfinished, unfinished
 from e2sam.training.task import LoopSettings
 from e2sam.training.tiles import TileReader, TrainingScene, hold_out
 from e2sam.training.views import TeacherViews
@@ -224,8 +224,9 @@ def inherit(
     model = load_model(config.teacher, device="cpu", exact=True) if teacher is None else teacher
     task = _build_task(scenes, model, config)
     settings = config.loop()
-    if config.resume and not unfinished(config.out).exists():
-        yield TrainStep(0, config.steps, math.nan, message=nothing_unfinished(config.out))
+    told = told_of_unfinished(config.out, unfinished(config.out).exists(), config.resume)
+    if told:
+        yield TrainStep(0, config.steps, math.nan, message=told)
     return (yield from run_training(task, settings))
 
 

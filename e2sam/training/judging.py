@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -118,10 +118,14 @@ def compare_clicks(before: ClickFigures, after: ClickFigures) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SemanticFigures:
-    """What was measured on held-out pixels; `to_json` gives mIoU, its interval and the table of classes."""
+    """What was measured on held-out pixels; `to_json` gives mIoU, its interval and the table of classes.
+
+    With `is_commonest_class` these are no model's figures, but those of one class everywhere.
+    """
 
     matrix: ConfusionMatrix
     blocks: tuple[NDArray[np.int64], ...]
+    is_commonest_class: bool = False
 
     @property
     def miou(self) -> float:
@@ -135,6 +139,7 @@ class SemanticFigures:
             "miou": _plain(scores.miou),
             "miou_interval": [_plain(end) for end in bootstrap_miou(self.blocks)],
             "pixel_accuracy": _plain(scores.pixel_accuracy),
+            "is_commonest_class": self.is_commonest_class,
             "per_class": [
                 {"class": row.name, "iou": _plain(row.iou), "pixels": row.pixels} for row in scores.per_class
             ],
@@ -162,7 +167,7 @@ def commonest_class(
     """What is reached without a model: everything is the class that is commonest in training."""
     value = values[int(np.argmax(counts))]
     constant = ((image, np.full(image.load()[1].shape, value, np.int32)) for image in images)
-    return _score(constant, values, names, ignore_index)
+    return replace(_score(constant, values, names, ignore_index), is_commonest_class=True)
 
 
 def _score(

@@ -20,9 +20,9 @@ __all__ = [
     "RunState",
     "load_optimizer",
     "load_tensors",
-    "nothing_unfinished",
     "optimizer_tensors",
     "read_state",
+    "told_of_unfinished",
     "unfinished",
     "write_state",
 ]
@@ -70,9 +70,13 @@ def unfinished(out: Path) -> Path:
     return out.with_name(out.name + ".state")
 
 
-def nothing_unfinished(out: Path) -> str:
-    """What the user is told who would go on with a run that is not there."""
-    return f"There is no unfinished run of {out.name} to go on with: starting from the beginning."
+def told_of_unfinished(out: Path, is_there: bool, resumes: bool) -> str:
+    """What the user is told who would go on with a run that is not there, or does not with one that is; else empty."""
+    if resumes and not is_there:
+        return f"There is no unfinished run of {out.name} to go on with: starting from the beginning."
+    if is_there and not resumes:
+        return f"An unfinished run of {out.name} is given up: starting from the beginning, as without --resume."
+    return ""
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], state: RunState) -> None:

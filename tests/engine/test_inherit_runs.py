@@ -113,6 +113,12 @@ def test_who_goes_on_with_a_run_that_is_not_there_is_told(tmp_path: Path) -> Non
         "There is no unfinished run of student.safetensors to go on with: starting from the beginning."
     ]
     assert steps[-1].step == 1
+    begun = inherit(stack_of(), config_of(tmp_path), teacher_of())
+    for step in begun:
+        if step.step == 1:
+            break
+    begun.close()
+    assert "An unfinished run of student.safetensors is given up" in run(config_of(tmp_path, steps=1))[0].message
 
 
 SCRIPT = """
