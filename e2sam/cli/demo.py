@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2sam.cli.output import emit
+from e2sam.cli.output import check_folder, emit
 from e2sam.cli.values import natural
-from e2sam.errors import StackError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,8 +85,7 @@ def _run(options: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     out: Path = options.out
-    if out.exists() and not out.is_dir():
-        raise StackError(f"Expected a folder for the results, got the file {out}.")
+    check_folder("--out", out)
     out.mkdir(parents=True, exist_ok=True)
     demo = _Demo(out, load_model("tiny", device="cpu"), options.json, started)
     for name, stack, targets in _sources(out):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2sam.cli.output import PAGE, check_target, emit, progress
-from e2sam.cli.stacks import add_stack_arguments, stack_of
+from e2sam.cli.stacks import add_selection_argument, add_stack_arguments, selection_of, stack_of
 from e2sam.cli.values import count, natural
 from e2sam.errors import E2SamError
 
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from e2sam.data.io.datasets import LabelledSet
+    from e2sam.evaluation.clicks import ClickReport
     from e2sam.evaluation.semantic import ConfusionMatrix
     from e2sam.modeling.e2sam import SemanticConfig
 
 __all__ = ["add_commands"]
+
+# Clicks of the protocol; NoC and FR20 are defined by them.
+_FULL_LIMIT = 20
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -49,8 +53,10 @@ def _add_clicks(kinds: Any, common: argparse.ArgumentParser) -> None:
     add_stack_arguments(parser)
     parser.add_argument("labels", type=Path, metavar="LABELS", help="label image: each object its own value, 0 = none")
     parser.add_argument("--ignore", type=int, metavar="VALUE", help="label value whose pixels are not judged")
-    parser.add_argument("--channels", default="auto", metavar="A,B,C", help="selected channels (default: suggested)")
-    parser.add_argument("--limit", type=count, default=20, metavar="N", help="most clicks for an object (default 20)")
+    add_selection_argument(parser)
+    parser.add_argument(
+        "--limit", type=count, default=_FULL_LIMIT, metavar="N", help="most clicks for an object (default 20)"
+    )
     parser.add_argument("--repeats", type=natural, default=0, metavar="N", help="further runs with random clicks")
     parser.add_argument("--max-objects", type=count, metavar="N", help="at most N objects, evenly spread")
     parser.add_argument("--min-area", type=count, default=1, metavar="PIXELS", help="smaller objects are left out")
@@ -98,22 +104,38 @@ def _clicks(options: argparse.Namespace) -> None:
     if options.report is not None:
         check_target("--report", options.report, PAGE, (options.stack, options.labels, options.model))
     stack = stack_of(options)
+    selection = selection_of(options.channels, stack)
     targets, ignore = _targets(options, stack.size)
     predictor = Predictor(load_model(options.model, options.device))
-    predictor.set_stack(stack, options.channels)
+    predictor.set_stack(stack, selection)
     settings = ClickOptions(limit=options.limit, repeats=options.repeats)
     rows = [
         evaluate_clicks(predictor, {name: mask}, settings, ignore).objects[0]
         for name, mask in progress(targets.items(), len(targets), "objects")
     ]
     report = ClickReport(tuple(rows), options.limit)
-    result = _finite({**report.to_json(), "channels": list(predictor.channels), "model": str(options.model)})
+    result = _finite({**_measured(report), "channels": list(predictor.channels), "model": str(options.model)})
     if options.report is not None:
         from e2sam.evaluation.click_report import click_report
 
         title = f"Clicks: {Path(options.stack).name}, {options.model}"
         result["report"] = str(click_report(title, report, stack, predictor, targets).write(options.report))
     emit(result, options.json, _click_lines(result))
+
+
+def _measured(report: ClickReport) -> dict[str, Any]:
+    """Figures of a report, without those of clicks that were not made."""
+    figures: dict[str, Any] = {**report.to_json(), "limit": report.limit}
+    for name in ("iou", "random"):
+        figures[name] = {click: value if int(click) <= report.limit else None for click, value in figures[name].items()}
+    if report.limit < _FULL_LIMIT:
+        for level in figures["noc"]:
+            # More clicks might have reached it, and would count.
+            is_open = any(len(row.ious) == report.limit and max(row.ious) < int(level) / 100 for row in report.objects)
+            for name in ("noc", "fr20"):
+                if is_open and level in figures[name]:
+                    figures[name][level] = None
+    return figures
 
 
 def _targets(

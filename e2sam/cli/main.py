@@ -6,13 +6,17 @@ import argparse
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from e2sam._version import __version__
-from e2sam.cli.output import set_up_logging
+from e2sam.cli.wording import in_command_words
 from e2sam.errors import E2SamError
 
 __all__ = ["main"]
@@ -21,11 +25,22 @@ __all__ = ["main"]
 # engine's heavier wings are imported only when a command runs.
 _GROUPS = ("stacks", "segment", "models", "learn", "evaluate", "export", "annotate", "demo")
 
-_NEGATIVE = re.compile(r"-[\d.]")
+_OPTION = re.compile(r"--[a-z][a-z0-9-]*")
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers wrong use with one line instead of the whole usage."""
+    """Answers wrong use with one line instead of the whole usage; knows an option by its whole name only."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown here, where the help is that names what there is."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -36,7 +51,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="e2sam",
         description="Click-to-segment for images with more than three channels.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"e2sam {__version__}")
     common = argparse.ArgumentParser(add_help=False)
@@ -49,16 +63,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 on success, 2 on wrong use or input, 1 on a failure of ours, 130 after Ctrl-C."""
-    options = build_parser().parse_args(_with_negative_values(sys.argv[1:] if arguments is None else arguments))
-    set_up_logging(options.verbose)
+    """Run one command; 0 on success, 2 on wrong use or input, 1 on a failure of ours, 128 + signal where stopped."""
+    is_verbose = False
+    stopping = _Stopping()
     try:
-        options.run(options)
+        with stopping.on_sigterm():
+            # Within the guard: Ctrl-C during imports is answered too.
+            from e2sam.cli.output import set_up_logging
+
+            options = build_parser().parse_args(_with_negative_values(sys.argv[1:] if arguments is None else arguments))
+            is_verbose = options.verbose
+            set_up_logging(is_verbose)
+            options.run(options)
         return 0
     except E2SamError as error:
-        return _fail(2, str(error), options.verbose)
+        return _fail(2, in_command_words(str(error)), is_verbose)
     except KeyboardInterrupt:
-        return _fail(130, "stopped", False)
+        return _fail(128 + stopping.by, "stopped", False)
     except BrokenPipeError:
         # Whoever read our output has left; point standard output elsewhere so that the interpreter's flush is silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,17 +88,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             2 if error.filename else 1,
             f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
-            options.verbose,
+            is_verbose,
         )
     except Exception as error:  # noqa: BLE001 - the last line of defence: a failure of ours is one line too
-        return _fail(1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", options.verbose)
+        return _fail(1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", is_verbose)
+
+
+class _Stopping:
+    """Makes SIGTERM do what Ctrl-C does at that moment, and knows which of them came."""
+
+    def __init__(self) -> None:
+        self.by = int(signal.SIGINT)
+
+    @contextmanager
+    def on_sigterm(self) -> Iterator[None]:
+        """Answer SIGTERM as long as the block runs; where the caller has decided otherwise about it, that stands."""
+        usual = signal.getsignal(signal.SIGTERM)
+        if usual is not signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signal.signal(signal.SIGTERM, self._stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, usual)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.by = number
+        as_ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(as_ctrl_c):
+            raise KeyboardInterrupt
+        as_ctrl_c(signal.SIGINT, frame)
 
 
 def _with_negative_values(arguments: Sequence[str]) -> list[str]:
-    """`--point -1,5` as `--point=-1,5`: the parser would take coordinates that begin with a minus for an option."""
+    """`--point -1,5` as `--point=-1,5`: the parser takes most of what begins with a minus for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in ("--point", "--box") and _NEGATIVE.match(argument):
+        if joined and _OPTION.fullmatch(joined[-1]) and _NEGATIVE.match(argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 _ACTIONS = ("list", "fetch", "info")
+_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -98,9 +99,8 @@ def _fetch(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     from e2sam.weights.checkpoint import load_checkpoint, load_sam_checkpoint, read_checkpoint_info
-    from e2sam.weights.zoo import ZOO, weights_file
 
-    path = weights_file(ZOO[options.target]) if options.target in ZOO else Path(options.target)
+    path = _weights_of(options.target)
     if path.suffix != ".safetensors":
         model = load_sam_checkpoint(path)
         result = {
@@ -117,6 +117,24 @@ def _info(options: argparse.Namespace) -> None:
     load_checkpoint(path)
     info = read_checkpoint_info(path)
     emit(_info_json(info), options.json, _info_lines(info))
+
+
+def _weights_of(target: str) -> Path:
+    """The file behind a model's name or a path, with one line where it cannot hold weights."""
+    from e2sam.weights.zoo import ZOO, weights_file
+
+    if target in ZOO:
+        path = weights_file(ZOO[target])
+        if not path.is_file():
+            raise CheckpointError(
+                f"Expected the weights of {target} on this machine, got none: run `e2sam models fetch {target}`."
+            )
+        return path
+    path = Path(target)
+    if path.is_dir() or path.suffix not in _SUFFIXES:
+        got = f"the folder {target!r}" if path.is_dir() else repr(target)
+        raise CheckpointError(f"Expected a model of {', '.join(ZOO)}, or a .safetensors or .pth file, got {got}.")
+    return path
 
 
 def _info_json(info: CheckpointInfo) -> dict[str, Any]:

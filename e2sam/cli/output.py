@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from e2sam.errors import OutputError
 
-__all__ = ["PAGE", "check_target", "emit", "progress", "set_up_logging", "tell"]
+__all__ = ["PAGE", "check_folder", "check_target", "emit", "progress", "set_up_logging", "tell"]
 
 T = TypeVar("T")
 
@@ -47,9 +48,37 @@ def check_target(option: str, target: Path, suffixes: Sequence[str], inputs: Ite
         raise OutputError(f"Expected {option} with a name ending in {' or '.join(suffixes)}, got {target.name!r}.")
     if not target.absolute().parent.is_dir():
         raise OutputError(f"Expected {option} in a folder that exists, got {target.parent}: make it first.")
+    _check_writable(option, target if target.is_dir() else target.absolute().parent)
     for source in inputs:
         if isinstance(source, str | Path) and target.exists() and Path(source).exists() and target.samefile(source):
             raise OutputError(f"Expected {option} to be another file than what is read, got {target}: name a new one.")
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Refuse, before any work is done, a folder that could not be written to, or not be made.
+
+    Raises
+    ------
+    OutputError
+        If it, or the nearest folder above that exists, is a file or cannot be written.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"Expected {option} to be a folder, got the file {place}: name another.")
+    _check_writable(option, place)
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".e2sam-"):
+            pass
+    except OSError as error:
+        reason = "it cannot be written" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise OutputError(
+            f"Expected {option} in a folder that can be written, got {folder} ({reason}): name another."
+        ) from error
 
 
 def emit(result: dict[str, Any], as_json: bool, lines: Iterable[str]) -> None:
@@ -98,3 +127,5 @@ def set_up_logging(verbose: bool) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+    # Lightning tells its precision at INFO, and sets the level of its whole package when it is imported.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.INFO if verbose else logging.WARNING)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from e2sam.cli.output import check_target, emit, progress, tell
-from e2sam.cli.stacks import add_reading_arguments, add_stack_arguments, stack_of
-from e2sam.cli.values import count, share
+from e2sam.cli.output import check_folder, check_target, emit, progress, tell
+from e2sam.cli.stacks import (
+    add_reading_arguments,
+    add_selection_argument,
+    add_stack_arguments,
+    selection_of,
+    stack_of,
+)
+from e2sam.cli.values import Once, count, share
+from e2sam.cli.wording import in_command_words
 from e2sam.data.stack import split_names
 from e2sam.errors import E2SamError, PromptError
 
@@ -52,7 +60,7 @@ def _add_segment(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="X,Y[,0]",
         help="pixel inside the object, or with ,0 outside it; may be repeated",
     )
-    parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="box around the object")
+    parser.add_argument("--box", type=_box, action=Once, metavar="X0,Y0,X1,Y1", help="box around the object")
     parser.add_argument("--refine", action="store_true", help="encode the object's surroundings again, closer")
     parser.add_argument(
         "--explain", action="store_true", help="also say how the mask changes without each selected channel"
@@ -102,12 +110,7 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--channels",
-        default="auto",
-        metavar="A,B,C",
-        help="selected channels (default: suggested); a name that has a comma in quotes",
-    )
+    add_selection_argument(parser)
     parser.add_argument(
         "--model", default="tiny", metavar="M", help="tiny, vit_b, vit_l, vit_h or a file (default tiny)"
     )
@@ -155,8 +158,9 @@ def _segment(options: argparse.Namespace) -> None:
     points = [point[:2] for point in options.point]
     # Checked before the model is loaded and the image encoded.
     prompts = Prompts.checked(points, [point[2] for point in options.point], options.box, None, stack.size)
+    selection = selection_of(options.channels, stack)
     predictor = _predictor(options)
-    predictor.set_stack(stack, _channels(options.channels))
+    predictor.set_stack(stack, selection)
     # One click may mean a part or the whole; more prompts say which.
     found = predictor.predict_prompts(prompts, multimask=len(points) == 1 and options.box is None)
     if options.refine and any(found.mask_box()):
@@ -198,8 +202,9 @@ def _auto(options: argparse.Namespace) -> None:
     check_target("--out", options.out, (".tif", ".tiff", ".png"), (options.stack, options.model))
     automatic = _automatic_options(options)
     stack = stack_of(options)
+    selection = selection_of(options.channels, stack)
     predictor = _predictor(options)
-    predictor.set_stack(stack, _channels(options.channels))
+    predictor.set_stack(stack, selection)
     labels: list[NDArray[np.int32]] = []
 
     def steps() -> Iterator[AutomaticStep]:
@@ -227,7 +232,7 @@ def _predict(options: argparse.Namespace) -> None:
     from e2sam.inference.batch import BatchOptions, find_stacks, predict_many
 
     batch = BatchOptions(
-        channels=_channels(options.channels),
+        channels=selection_of(options.channels),
         channel_axis=options.channel_axis,
         channel_names=None if options.channel_names is None else split_names(options.channel_names),
         nodata=options.nodata,
@@ -240,14 +245,16 @@ def _predict(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     tasks = find_stacks(options.paths, options.out)
+    check_folder("--out", options.out)
     if options.progress:
         # Who reads it may ask to stop: also a window started in the background, where the signal is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     results: list[BatchResult] = []
-    for result in progress(predict_many(tasks, options.model, batch), len(tasks), "stacks"):
-        results.append(result)
-        if options.progress:
-            tell(len(results), len(tasks), next(_predict_lines([result])))
+    with closing(predict_many(tasks, options.model, batch)) as done:
+        for result in progress(done, len(tasks), "stacks"):
+            results.append(replace(result, error=in_command_words(result.error)))
+            if options.progress:
+                tell(len(results), len(tasks), next(_predict_lines(results[-1:])))
     failed = [result for result in results if result.error]
     emit(
         {
@@ -255,7 +262,7 @@ def _predict(options: argparse.Namespace) -> None:
             "stacks": len(results),
             "skipped": sum(result.skipped for result in results),
             "failed": len(failed),
-            "results": [asdict(result) for result in results],
+            "results": [_predict_json(result) for result in results],
         },
         options.json,
         _predict_lines(results),
@@ -266,7 +273,12 @@ def _predict(options: argparse.Namespace) -> None:
         )
 
 
-def _predict_lines(results: list[BatchResult]) -> Iterator[str]:
+def _predict_json(result: BatchResult) -> dict[str, Any]:
+    # Nobody has counted the objects in labels that were there already.
+    return {**asdict(result), "objects": None if result.skipped else result.objects}
+
+
+def _predict_lines(results: Sequence[BatchResult]) -> Iterator[str]:
     for result in results:
         if result.error:
             yield f"{result.source}: {result.error}"
@@ -293,7 +305,3 @@ def _automatic_options(options: argparse.Namespace) -> AutomaticOptions:
         min_area=options.min_area,
         tile_side=options.tile,
     )
-
-
-def _channels(text: str) -> tuple[str, ...] | Literal["auto"]:
-    return "auto" if text == "auto" else split_names(text)

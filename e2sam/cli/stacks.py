@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from e2sam.data.channels import ChannelScore, ChannelStatistics, Suggestion
     from e2sam.data.stack import ChannelSpec, ChannelStack
 
-__all__ = ["add_commands", "add_reading_arguments", "add_stack_arguments", "stack_of"]
+__all__ = [
+    "add_commands",
+    "add_reading_arguments",
+    "add_selection_argument",
+    "add_stack_arguments",
+    "selection_of",
+    "stack_of",
+]
+
+_log = logging.getLogger(__name__)
 
 # Up to this many values `info` looks at every one, else at a sample.
 _MAX_EXACT_VALUES = 1 << 26
@@ -66,6 +76,32 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="stored value that means 'not measured'")
 
 
+def add_selection_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the channels that a model is given; `selection_of` reads them."""
+    parser.add_argument(
+        "--channels",
+        default="auto",
+        metavar="A,B,C",
+        help="selected channels (default: suggested); a name that has a comma in quotes",
+    )
+
+
+def selection_of(text: str, stack: ChannelStack | None = None) -> tuple[str, ...] | Literal["auto"]:
+    """What stands behind --channels: names, or "auto".
+
+    Raises
+    ------
+    ChannelError
+        If `stack` is given and lacks one of them, or one stands twice.
+    """
+    if text == "auto":
+        return "auto"
+    names = split_names(text)
+    if stack is not None:
+        stack.indices(names)
+    return names
+
+
 def stack_of(options: argparse.Namespace, *, whole: bool = False) -> ChannelStack:
     """Open the stack that a command was given.
 
@@ -81,13 +117,20 @@ def stack_of(options: argparse.Namespace, *, whole: bool = False) -> ChannelStac
     StackError, ChannelError
         As `read_stack`; and if it is a series or volume and no scene was named.
     """
-    from e2sam.data.io import read_stack
+    stack, notes = _opened(options, whole)
+    for note in notes:
+        _log.info(note)
+    return stack
+
+
+def _opened(options: argparse.Namespace, whole: bool) -> tuple[ChannelStack, list[str]]:
+    from e2sam.data.io import read_with_notes
 
     names = None if options.channel_names is None else split_names(options.channel_names)
-    stack = read_stack(Path(options.stack), options.channel_axis, names, nodata=options.nodata)
+    stack, notes = read_with_notes(Path(options.stack), options.channel_axis, names, nodata=options.nodata)
     if options.scene is not None:
         try:
-            return stack.plane(*(int(part) for part in options.scene.split(",")))
+            return stack.plane(*(int(part) for part in options.scene.split(","))), notes
         except ValueError:
             raise StackError(f"Expected --scene as INDEX or INDEX,INDEX, got {options.scene!r}.") from None
     if stack.leading and not whole:
@@ -96,13 +139,13 @@ def stack_of(options: argparse.Namespace, *, whole: bool = False) -> ChannelStac
             f"Expected one scene, got a stack with {shown}: name one with --scene, or the axis that holds the channels "
             "with --channel-axis."
         )
-    return stack
+    return stack, notes
 
 
 def _info(options: argparse.Namespace) -> None:
-    stack = stack_of(options, whole=True)
-    result = _described(stack)
-    emit({"path": str(options.stack), **result}, options.json, _info_lines(stack, result))
+    stack, notes = _opened(options, whole=True)
+    result = {"path": str(options.stack), **_described(stack), "notes": notes}
+    emit(result, options.json, _info_lines(stack, result))
 
 
 def _described(stack: ChannelStack) -> dict[str, Any]:
@@ -160,6 +203,7 @@ def _info_lines(stack: ChannelStack, result: dict[str, Any]) -> Iterator[str]:
         yield f"  {spec.name:{width_of_name}}  {_channel_line(spec, facts)}"
     if stack.num_channels > _MAX_LINES:
         yield f"  ... {stack.num_channels - _MAX_LINES} more (--json shows all)"
+    yield from result["notes"]
 
 
 def _channel_line(spec: ChannelSpec, facts: dict[str, Any]) -> str:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["above_zero", "count", "natural", "share"]
+__all__ = ["Once", "above_zero", "count", "natural", "share"]
+
+
+class Once(argparse.Action):
+    """Stores a value, and refuses a second one instead of taking it for the first."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Store the value."""
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "expected once, got it twice: give one")
+        setattr(namespace, self.dest, values)
 
 
 def count(text: str) -> int:
@@ -30,7 +41,7 @@ def share(text: str) -> float:
 
 
 def _whole(text: str, least: int) -> int:
-    if not (text.isdigit() and int(text) >= least):
+    if not (text.isdecimal() and int(text) >= least):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
     return int(text)
 

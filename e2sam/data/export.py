@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2sam._version import __version__
+from e2sam.data.checks import checked_path, shown
 from e2sam.data.file_names import short_names
 from e2sam.data.io import write_labels
 from e2sam.data.masks import MaskCrop
@@ -73,15 +74,15 @@ def export(
     SessionError
         If there is no object to write, the format is unknown, or `out` is the session or one of its images.
     """
-    if format not in FORMATS:
-        raise SessionError(f"Expected a format of {', '.join(FORMATS)}, got {format!r}.")
+    if not isinstance(format, str) or format not in FORMATS:
+        raise SessionError(f"Expected a format of {', '.join(FORMATS)}, got {shown(format)}.")
     if values not in ("objects", "classes"):
         raise SessionError(f"Expected values 'objects' or 'classes', got {values!r}.")
     chosen = _Chosen(session, stack_id, only_reviewed)
     if not chosen.places:
         what = "reviewed object" if only_reviewed else "accepted object"
         raise SessionError(f"Expected at least 1 {what} to export, got none in {session.path.name}.")
-    target = Path(out)
+    target = checked_path(out, "a file or folder to write", SessionError)
     images = [path for record in session.stacks() for path in record.paths]
     if target.exists() and any(path.exists() and target.samefile(path) for path in (session.path, *images)):
         raise SessionError(f"Expected another file than the session and its images, got {target}: name a new one.")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import checked_path, is_number, shown
 from e2sam.data.file_names import matched
 from e2sam.data.io import read_labels
 from e2sam.data.masks import Box, MaskCrop, masks_of_labels
@@ -105,7 +106,7 @@ def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None 
     SessionError
         If it is no COCO file, the session has none of its images, or a name fits several; nothing is imported then.
     """
-    content = _read(Path(path))
+    content = _read(checked_path(path, "a COCO file", SessionError))
     try:
         places = _places(session, content["images"])
         if not places:
@@ -118,7 +119,7 @@ def import_coco(session: Session, path: str | Path, *, is_reviewed: bool | None 
             if annotation["image_id"] in places
         ]
         read = [(place, name, _object(session, place[0], one, is_reviewed)) for place, name, one in drafts]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SessionError(f"{_WRONG}, got {path} ({type(error).__name__}: {error}).") from error
     found = [(place, name, new) for place, name, new in read if new is not None]
     if not found:
@@ -166,7 +167,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SessionError(f"Expected a COCO file, got {error.strerror}: {path}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SessionError(f"{_WRONG}, got a file that is no JSON: {path}.") from error
     if not isinstance(content, dict) or not {"images", "categories", "annotations"} <= content.keys():
         raise SessionError(f"{_WRONG}, got other JSON: {path}.")
@@ -200,10 +201,10 @@ def _object(
     except (E2SamError, TypeError, KeyError, ValueError, AttributeError):
         # Another program's attributes of the same names.
         recipes, channels = (), ()
-    score = attributes.get("score", annotation.get("score"))
+    score: Any = attributes.get("score", annotation.get("score"))
     return NewObject(
         mask,
-        score=None if score is None else float(score),
+        score=float(score) if is_number(score) else None,
         conditions=Conditions(channels, recipes, str(attributes.get("model", ""))),
         origin="import",
         is_reviewed=bool(attributes.get("reviewed", False)) if is_reviewed is None else is_reviewed,
@@ -213,12 +214,12 @@ def _object(
 def _mask(segmentation: Any, size: tuple[int, int]) -> MaskCrop | None:
     """The mask of a run-length code or of polygons; None where they cover no pixel, or are no outline at all."""
     if isinstance(segmentation, Mapping):
-        mask = decode_rle(dict(segmentation))
+        # Before it is laid out: a size that is not the image's may be one that no memory holds.
         if tuple(segmentation["size"]) != size:
-            raise SessionError(f"Expected a mask of {size} (H, W), got {tuple(segmentation['size'])}.")
-        return mask
+            raise SessionError(f"Expected a mask of {size} (H, W), got {shown(tuple(segmentation['size']))}.")
+        return decode_rle(dict(segmentation))
     try:
         lines = [np.asarray(line, np.float64).reshape(-1, 2) for line in segmentation or ()]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return mask_of_polygons(lines, size)

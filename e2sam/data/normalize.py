@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_number, shown
 from e2sam.data.sampling import sample_pixels
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import ChannelError
@@ -27,6 +28,8 @@ _LEAST = {"log_depth": 0.0, "inverse_depth": 0.0, "db": 0.0}
 _SMALLEST_DEPTH = 1e-6
 # A photograph in 0..255 has at least one value above this; reflectance that passes 1 somewhere has not.
 _DARKEST_PHOTOGRAPH = 16
+_SINGLE = np.finfo(np.float32)
+_LARGEST = float(np.finfo(np.float64).max)
 _COLOUR_NAMES = (frozenset({"r", "g", "b"}), frozenset({"red", "green", "blue"}))
 
 
@@ -63,27 +66,44 @@ class ChannelRecipe:
     def __post_init__(self) -> None:
         if self.kind not in RECIPE_KINDS:
             raise ChannelError(f"Expected a recipe of {', '.join(RECIPE_KINDS)}, got {self.kind!r}.")
-        if not (np.isfinite([self.low, self.high, self.fill]).all() and self.low < self.high):
-            raise ChannelError(f"Expected a recipe with finite low < high, got {self.low:g} and {self.high:g}.")
+        if not (all(map(is_number, (self.low, self.high, self.fill))) and self.low < self.high):
+            raise ChannelError(
+                f"Expected a recipe with finite low < high, got {shown(self.low, 40)} and {shown(self.high, 40)}."
+            )
+        if not 0 <= self.fill <= 1:
+            raise ChannelError(f"Expected a recipe with a fill in 0..1, got {self.fill:g}.")
 
     def apply(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Stored values of any shape to float32 in [0, 1]; where `valid` is False, `fill`."""
-        single = values.dtype.itemsize <= 2 or values.dtype == np.float32
-        exact: NDArray[Any] = values.astype(np.float32 if single else np.float64)
-        exact = _transform(np.where(valid, exact, exact.dtype.type(self.low)), self.kind)
-        low, extent = (exact.dtype.type(bound) for bound in (self.low, self.high - self.low))
+        single = (values.dtype.itemsize <= 2 or values.dtype == np.float32) and self._suits_single
         # What lies so far outside that the quotient has no number is clipped like the rest.
         with np.errstate(over="ignore"):
-            scaled: NDArray[Any] = (exact - low) / extent
+            exact: NDArray[Any] = values.astype(np.float32 if single else np.float64)
+            exact = _transform(np.where(valid, exact, exact.dtype.type(self.low)), self.kind)
+            low, high = float(self.low), float(self.high)
+            if high - low > _LARGEST:
+                exact, low, high = exact / 2, low / 2, high / 2
+            scaled: NDArray[Any] = (exact - exact.dtype.type(low)) / exact.dtype.type(high - low)
         result: NDArray[np.float32] = np.clip(scaled, 0, 1).astype(np.float32)
         result[~valid] = self.fill
         return result
+
+    @property
+    def _suits_single(self) -> bool:
+        """Whether the range can be told in float32, which is quicker."""
+        low, high = float(self.low), float(self.high)
+        return max(-low, high, high - low) <= float(_SINGLE.max) and high - low >= float(_SINGLE.tiny)
 
     @property
     def value_range(self) -> tuple[float, float]:
         """The stored values, lower one first, that become 0 and 1 (with "inverse_depth": 1 and 0)."""
         ends = sorted(_untransformed(end, self.kind) for end in (self.low, self.high))
         return ends[0], ends[1]
+
+    @property
+    def _median(self) -> float:
+        """What `fill` stands for, in the transformed domain."""
+        return 2 * (self.low / 2 + self.fill * (self.high / 2 - self.low / 2))
 
     def with_range(self, low: float, high: float) -> ChannelRecipe:
         """The recipe with a range given in stored values; invalid pixels become the same value as before.
@@ -105,8 +125,7 @@ class ChannelRecipe:
             raise ChannelError(f"Expected a range {bound} for the recipe {self.kind}, got {given}.")
         kind = self.kind if self.kind in _LEAST else "range"
         ends = sorted(float(end) for end in _transform(np.array([low, high], np.float64), kind))
-        middle = self.low + self.fill * (self.high - self.low)
-        return ChannelRecipe(kind, ends[0], ends[1], float(np.clip((middle - ends[0]) / (ends[1] - ends[0]), 0, 1)))
+        return ChannelRecipe(kind, ends[0], ends[1], _share(self._median, ends[0], ends[1]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; `from_json` gives the same recipe back, bit for bit."""
@@ -123,8 +142,8 @@ class ChannelRecipe:
         """
         try:
             return cls(str(values["kind"]), float(values["low"]), float(values["high"]), float(values["fill"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ChannelError(f"Expected a recipe with kind, low, high and fill, got {values!r}.") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ChannelError(f"Expected a recipe with kind, low, high and fill, got {shown(values, 100)}.") from error
 
 
 def fit_recipes(
@@ -250,9 +269,8 @@ def _as_colour(
     bounds = _colour_range(channels, values, valid)
     if bounds is None:
         return recipe
-    median = recipe.low + recipe.fill * (recipe.high - recipe.low)
     low, high = bounds
-    return replace(recipe, low=low, high=high, fill=float(np.clip((median - low) / (high - low), 0, 1)))
+    return replace(recipe, low=low, high=high, fill=_share(recipe._median, low, high))
 
 
 def _fit(measured: NDArray[Any], kind: str) -> ChannelRecipe:
@@ -274,7 +292,12 @@ def _fit(measured: NDArray[Any], kind: str) -> ChannelRecipe:
     else:
         low, high = _robust_range(transformed, _RANGE_PERCENTILES if kind == "range" else _PERCENTILES)
     median = float(np.clip(transformed[len(transformed) // 2], low, high)) if len(transformed) else (low + high) / 2
-    return ChannelRecipe(kind, low, high, float(np.clip((median - low) / (high - low), 0, 1)))
+    return ChannelRecipe(kind, low, high, _share(median, low, high))
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where a value lies between two others, in [0, 1]; by halves, as the extent itself may have no number."""
+    return min(max((value / 2 - low / 2) / (high / 2 - low / 2), 0.0), 1.0)
 
 
 def _robust_range(ordered: NDArray[np.float64], percentiles: tuple[float, float]) -> tuple[float, float]:
@@ -290,7 +313,7 @@ def _robust_range(ordered: NDArray[np.float64], percentiles: tuple[float, float]
         low, high = float(ordered[0]), float(ordered[-1])
     if not low < high:
         margin = max(0.5, abs(low) * 1e-3)
-        low, high = low - margin, high + margin
+        low, high = max(low - margin, -_LARGEST), min(high + margin, _LARGEST)
     return low, high
 
 
@@ -303,7 +326,9 @@ def _with_shared_reflectance(
     together = [index for index, kind in enumerate(wanted) if kind == "reflectance" and valid[index].any()]
     high = max((recipes[index].high for index in together), default=1.0)
     for index in together:
-        median = float(np.median(values[index][valid[index]]))
+        # The mean of the middle two may have no number.
+        with np.errstate(over="ignore"):
+            median = float(np.median(values[index][valid[index]]))
         recipes[index] = replace(recipes[index], high=high, fill=float(np.clip(median / high, 0, 1)))
     return tuple(recipes)
 
@@ -321,11 +346,12 @@ def _transform(values: NDArray[Any], kind: str) -> NDArray[Any]:
 
 def _untransformed(value: float, kind: str) -> float:
     """The stored value that `_transform` makes `value` of."""
-    if kind == "log_depth":
-        return float(np.expm1(value))
-    if kind == "inverse_depth":
-        return 1 / max(value, _SMALLEST_DEPTH)
-    return float(10 ** (value / 10)) if kind == "db" else value
+    with np.errstate(over="ignore"):
+        if kind == "log_depth":
+            return float(np.expm1(value))
+        if kind == "inverse_depth":
+            return 1 / max(value, _SMALLEST_DEPTH)
+        return float(np.power(10.0, value / 10)) if kind == "db" else value
 
 
 def _type_range(dtype: np.dtype[Any]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from e2sam.data.checks import shown
 from e2sam.errors import PromptError
 
 __all__ = ["Prompts"]
@@ -70,11 +71,11 @@ def _checked_points(
         array = array.reshape(0, 2)
     if array.ndim != 2 or array.shape[1] != 2:
         raise PromptError(f"Expected points as (P, 2) pixel (x, y), got shape {array.shape}.")
-    marks = np.ones(len(array), np.int32) if labels is None else np.asarray(labels)
+    marks = np.ones(len(array), np.float32) if labels is None else _numbers(labels, "labels 1 (inside) or 0 (outside)")
     if marks.shape != (len(array),):
         raise PromptError(f"Expected one label for each of {len(array)} points, got shape {marks.shape}.")
     if not np.isin(marks, (0, 1)).all():
-        raise PromptError(f"Expected labels 1 (inside) or 0 (outside), got {sorted(set(marks.tolist()))}.")
+        raise PromptError(f"Expected labels 1 (inside) or 0 (outside), got {sorted(set(marks.tolist()))[:8]}.")
     for x, y in array:
         if not (0 <= x <= width and 0 <= y <= height):
             raise PromptError(
@@ -85,9 +86,11 @@ def _checked_points(
 
 def _numbers(given: ArrayLike, what: str) -> NDArray[np.float32]:
     try:
-        return np.asarray(given, np.float32)
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"Expected {what}, got {given!r:.100}.") from error
+        # What float32 cannot hold becomes inf, which lies outside of every image.
+        with np.errstate(over="ignore"):
+            return np.asarray(given, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"Expected {what}, got {shown(given, 100)}.") from error
 
 
 def _checked_box(box: ArrayLike | None, size: tuple[int, int]) -> NDArray[np.float32] | None:
@@ -96,7 +99,7 @@ def _checked_box(box: ArrayLike | None, size: tuple[int, int]) -> NDArray[np.flo
     height, width = size
     array = _numbers(box, "a box as x0, y0, x1, y1")
     if array.shape != (4,) or not np.isfinite(array).all():
-        raise PromptError(f"Expected a box as x0, y0, x1, y1, got {np.asarray(box).tolist()}.")
+        raise PromptError(f"Expected a box as x0, y0, x1, y1, got {shown(box)}.")
     x0, y0, x1, y1 = array.tolist()
     if not (x0 < x1 and y0 < y1):
         raise PromptError(f"Expected a box with x0 < x1 and y0 < y1, got {x0:g}, {y0:g}, {x1:g}, {y1:g}.")

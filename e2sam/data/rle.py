@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import shown
 from e2sam.data.masks import MaskCrop
 from e2sam.errors import E2SamError
 
@@ -46,8 +47,8 @@ def decode_rle(code: dict[str, Any]) -> MaskCrop | None:
         height, width = (int(length) for length in code["size"])
         counts = code["counts"]
         runs = expand_counts(counts) if isinstance(counts, str | bytes) else [int(count) for count in counts]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise E2SamError(f"{_WRONG}, got {str(code)[:80]}.") from error
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise E2SamError(f"{_WRONG}, got {shown(code, 80)}.") from error
     return crop_from_counts(runs, (height, width))
 
 
@@ -84,9 +85,10 @@ def crop_from_counts(counts: Sequence[int], size: tuple[int, int]) -> MaskCrop |
         If the runs do not fill the image.
     """
     height, width = size
+    total = sum(counts)
+    if height <= 0 or width <= 0 or min(counts, default=0) < 0 or total != height * width:
+        raise E2SamError(f"{_WRONG} that fills {width} x {height} pixels, got runs of {shown(total)}.")
     lengths = np.asarray(counts, np.int64)
-    if height <= 0 or width <= 0 or (lengths < 0).any() or int(lengths.sum()) != height * width:
-        raise E2SamError(f"{_WRONG} that fills {width} x {height} pixels, got runs of {int(lengths.sum())}.")
     bounds = np.concatenate(([0], np.cumsum(lengths)))
     starts, ends = bounds[1:-1:2], bounds[2::2]
     filled = ends > starts

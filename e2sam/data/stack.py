@@ -12,9 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_number, is_whole, shown
 from e2sam.errors import ChannelError, StackError
 
 __all__ = ["ChannelSpec", "ChannelStack", "GeoReference", "LazyArray", "split_names"]
+
+
+# Names of the axes in front of the channels.
+_LEADING = ("", "T", "Z", "TZ")
 
 
 class LazyArray(Protocol):
@@ -63,6 +68,17 @@ class ChannelSpec:
     kind: str = ""
     nodata: float | None = None
 
+    def __post_init__(self) -> None:
+        for key in ("name", "unit", "kind"):
+            if not isinstance(getattr(self, key), str):
+                raise ChannelError(f"Expected the {key} of a channel as text, got {shown(getattr(self, key))}.")
+        for key in ("wavelength_nm", "nodata"):
+            value = getattr(self, key)
+            if not (value is None or isinstance(value, float) or is_number(value)):
+                raise ChannelError(f"Expected the {key} of a channel as a number or None, got {shown(value)}.")
+            if isinstance(value, np.generic):
+                object.__setattr__(self, key, value.item())
+
 
 @dataclass(frozen=True)
 class GeoReference:
@@ -91,7 +107,7 @@ class ChannelStack:
     ----------
     data
         (C, H, W) array, any integer or floating type; for series and volumes (T, C, H, W), (Z, C, H, W) or
-        (T, Z, C, H, W), of which `plane` gives one scene.
+        (T, Z, C, H, W), of which `plane` gives one scene. What a NumPy array has masked is held as NaN.
     channels
         One `ChannelSpec` for each channel, names unique.
     source
@@ -118,10 +134,15 @@ class ChannelStack:
     _valid: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_pixels(self.data)
-        shape = self.data.shape
+        object.__setattr__(self, "data", _checked_pixels(self.data))
+        shape = tuple(self.data.shape)
+        if self.leading not in _LEADING:
+            raise StackError(f"Expected leading axes of {', '.join(map(repr, _LEADING))}, got {shown(self.leading)}.")
         if len(shape) != 3 + len(self.leading):
-            raise StackError(f"Expected axes {self.leading}CYX, got an array of shape {tuple(shape)}.")
+            raise StackError(f"Expected axes {self.leading}CYX, got an array of shape {shape}.")
+        if min(shape) < 1:
+            raise StackError(f"Expected at least 1 channel and 1 pixel, got an array of shape {shape}.")
+        object.__setattr__(self, "channels", _checked_specs(self.channels))
         if len(self.channels) != shape[-3]:
             raise ChannelError(f"Expected {shape[-3]} channel names, got {len(self.channels)}.")
         names = self.names
@@ -159,8 +180,8 @@ class ChannelStack:
                 else "Expected no index, got one: the stack is a single scene, without axes before its channels."
             )
         for axis, position, length in zip(self.leading, index, self.num_planes, strict=True):
-            if not 0 <= position < length:
-                raise StackError(f"Expected {axis} in 0..{length - 1}, got {position}.")
+            if not (is_whole(position) and 0 <= position < length):
+                raise StackError(f"Expected {axis} in 0..{length - 1}, got {shown(position)}.")
         if not index:
             return self
         return replace(self, data=_Plane(self.data, index), leading="", _valid=None)
@@ -210,9 +231,10 @@ class ChannelStack:
         ChannelError
             If there are none, one does not exist, or one stands twice.
         """
-        if not isinstance(names, Iterable):
-            raise ChannelError(f"Expected names or indices of channels, or 'auto', got {names!r}.")
-        names = list(names)
+        try:
+            names = list(names)
+        except TypeError:
+            raise ChannelError(f"Expected names or indices of channels, or 'auto', got {shown(names)}.") from None
         if len(names) == 0:
             raise ChannelError(
                 "Expected at least 1 selected channel, got 0: tick one in Channels, or pass channels='auto'."
@@ -227,18 +249,18 @@ class ChannelStack:
         if isinstance(name, str) and name in self.names:
             return self.names.index(name)
         # A number typed in a command comes as text; a channel of that name has been found above.
-        is_number = isinstance(name, int | np.integer) and not isinstance(name, bool)
-        is_position = name.isdecimal() if isinstance(name, str) else is_number
+        is_position = name.isdecimal() if isinstance(name, str) else is_whole(name)
         if is_position and 0 <= int(name) < self.num_channels:
             return int(name)
-        shown = ", ".join(self.names[:16]) + (", ..." if self.num_channels > 16 else "")
+        known = ", ".join(self.names[:16]) + (", ..." if self.num_channels > 16 else "")
         raise ChannelError(
-            f"Expected channels of {shown} (or 0..{self.num_channels - 1}), got {name!r}: "
+            f"Expected channels of {known} (or 0..{self.num_channels - 1}), got {shown(name)}: "
             "see `e2sam info` for the names."
         )
 
 
-def _check_pixels(data: Any) -> None:
+def _checked_pixels(data: Any) -> LazyArray:
+    """An array of numbers that says so in NumPy's words; what is masked in it is not a number."""
     if not (hasattr(data, "shape") and hasattr(data, "dtype")):
         raise StackError(f"Expected an array of pixels (C, H, W), got {type(data).__name__}: pass numpy.asarray of it.")
     try:
@@ -247,6 +269,20 @@ def _check_pixels(data: Any) -> None:
         kind = ""
     if kind not in tuple("buif"):
         raise StackError(f"Expected pixels of integer or floating type, got {data.dtype}: convert them.")
+    if isinstance(data, np.ma.MaskedArray):
+        if not np.ma.is_masked(data):
+            return np.asarray(data)
+        data = np.ma.filled(np.ma.asarray(data, np.result_type(data.dtype, np.float32)), np.nan)
+    pixels: LazyArray = data if isinstance(data.dtype, np.dtype) else _Plane(data, ())
+    return pixels
+
+
+def _checked_specs(channels: Any) -> tuple[ChannelSpec, ...]:
+    specs = tuple(channels) if isinstance(channels, Iterable) else (channels,)
+    wrong = [spec for spec in specs if not isinstance(spec, ChannelSpec)]
+    if wrong:
+        raise ChannelError(f"Expected a ChannelSpec for each channel, got {shown(wrong[0])}: pass ChannelSpec(name).")
+    return specs
 
 
 class _Plane:
@@ -256,7 +292,7 @@ class _Plane:
         self._data = data
         self._index = index
         self.shape = tuple(data.shape[len(index) :])
-        self.dtype = data.dtype
+        self.dtype = np.dtype(data.dtype)
 
     def __getitem__(self, key: Any) -> Any:
         rest = key if isinstance(key, tuple) else (key,)

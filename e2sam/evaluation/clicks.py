@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_number, is_whole, shown
 from e2sam.data.clicks import box_of, jittered_box, next_click
 from e2sam.errors import PromptError
 from e2sam.evaluation.metrics import area_under_clicks, clicks_to_reach, failure_rate, mask_iou
@@ -72,6 +73,12 @@ class ClickOptions:
     with_box: bool = True
     stop_at: float = 0.99
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (is_whole(self.limit, 1) and is_whole(self.repeats, 0) and is_whole(self.seed, 0)):
+            raise PromptError(f"Expected at least 1 click, and 0 or more repeats and seed, got {self}.")
+        if not is_number(self.stop_at):
+            raise PromptError(f"Expected an IoU to stop at, got {shown(self.stop_at)}.")
 
 
 @dataclass(frozen=True)
@@ -191,12 +198,25 @@ def evaluate_clicks(
     Raises
     ------
     PromptError
-        If a mask is empty.
+        If a mask is empty, or what was given is of another kind.
     """
+    if not isinstance(options, ClickOptions | None):
+        raise PromptError(f"Expected ClickOptions or None, got {shown(options)}.")
     options = options or ClickOptions()
+    _check_masks(targets, ignore)
     return ClickReport(
         tuple(_measure(model, name, target, options, ignore) for name, target in targets.items()), options.limit
     )
+
+
+def _check_masks(targets: Any, ignore: Any) -> None:
+    if not isinstance(targets, Mapping):
+        raise PromptError(f"Expected the mask of each object by its name, got {shown(targets)}.")
+    for mask in (*targets.values(), *([] if ignore is None else [ignore])):
+        if not (isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 2):
+            raise PromptError(f"Expected each mask as an array (H, W) bool, got {shown(mask)}.")
+        if ignore is not None and mask.shape != ignore.shape:
+            raise PromptError(f"Expected masks of one size, got {mask.shape} and {ignore.shape}: resize one.")
 
 
 def _measure(model: PromptedModel, name: str, target: Mask, options: ClickOptions, ignore: Mask | None) -> ObjectClicks:

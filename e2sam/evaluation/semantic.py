@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_whole, shown
 from e2sam.errors import E2SamError
 
 __all__ = ["ClassScore", "ConfusionMatrix", "SemanticScores", "bootstrap_miou"]
@@ -94,13 +95,16 @@ class ConfusionMatrix:
         ignore_index: int | None = None,
         legacy_ignore10: bool = False,
     ) -> None:
-        if len(set(values)) != len(values) or not values:
-            raise E2SamError(f"Expected each class value once, got {list(values)}.")
-        self.values = tuple(int(value) for value in values)
-        self.names = tuple(names) if names is not None else tuple(str(value) for value in values)
+        given = tuple(values) if isinstance(values, Iterable) else ()
+        if not given or len(set(given)) != len(given) or not all(map(is_whole, given)):
+            raise E2SamError(f"Expected each class value once, as whole numbers, got {shown(values)}.")
+        self.values = tuple(int(value) for value in given)
+        self.names = tuple(names) if names is not None else tuple(str(value) for value in self.values)
+        if len(self.names) != len(self.values):
+            raise E2SamError(f"Expected a name for each of {len(self.values)} classes, got {len(self.names)}.")
         self.ignore_index = 10 if legacy_ignore10 else ignore_index
         self.legacy_ignore10 = legacy_ignore10
-        self.counts = np.zeros((len(values), len(values) + 1), np.int64)
+        self.counts = np.zeros((len(given), len(given) + 1), np.int64)
 
     def update(
         self, predicted: NDArray[np.integer], labels: NDArray[np.integer], counted: NDArray[np.bool_] | None = None
@@ -122,9 +126,14 @@ class ConfusionMatrix:
         E2SamError
             If sizes differ, or a label is neither a class nor the ignored value.
         """
+        predicted, labels = np.asarray(predicted), np.asarray(labels)
         if predicted.shape != labels.shape:
             raise E2SamError(f"Expected a prediction of shape {labels.shape} like its labels, got {predicted.shape}.")
-        counted = np.ones(labels.shape, bool) if counted is None else counted
+        counted = np.ones(labels.shape, bool) if counted is None else np.asarray(counted)
+        if counted.shape != labels.shape or counted.dtype.kind != "b":
+            raise E2SamError(
+                f"Expected what is counted as {labels.shape} bool like the labels, got {counted.shape} {counted.dtype}."
+            )
         if self.ignore_index is not None:
             counted = counted & (labels != self.ignore_index)
         truth = labels[counted].ravel()

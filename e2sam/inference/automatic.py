@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from e2sam.errors import E2SamError, PromptError
+from e2sam.data.checks import is_number, is_whole, shown
+from e2sam.errors import E2SamError, PromptError, StackError
 from e2sam.inference.canvas import LabelCanvas
 from e2sam.inference.decoding import DecodedBatch
 from e2sam.inference.frame import Frame
@@ -68,15 +69,18 @@ class AutomaticOptions:
     tile_overlap: float = 0.25
 
     def __post_init__(self) -> None:
-        shares = (self.min_quality or 0, self.min_stability or 0, self.max_overlap, 2 * self.tile_overlap)
-        counts = (self.points_per_side, self.points_per_batch)
-        if min(counts) < 1 or not all(0 <= share <= 1 for share in shares):
+        given = [share for share in (self.min_quality, self.min_stability) if share is not None]
+        most = {1: (*given, self.max_overlap), 0.5: (self.tile_overlap,)}
+        are_shares = all(is_number(one) and 0 <= one <= end for end, shares in most.items() for one in shares)
+        if not (is_whole(self.points_per_side, 1) and is_whole(self.points_per_batch, 1) and are_shares):
             raise PromptError(
                 "Expected at least 1 point per side and batch, quality, stability, overlap in 0..1 and tile overlap in "
                 f"0..0.5, got {self}."
             )
-        if self.tile_side is not None and self.tile_side < _LEAST_TILE:
-            raise PromptError(f"Expected tiles of at least {_LEAST_TILE} pixels, got {self.tile_side}.")
+        if not (is_number(self.min_area) and self.min_area >= 0 and is_number(self.stability_offset)):
+            raise PromptError(f"Expected an area of 0 or more pixels and an offset as a number, got {self}.")
+        if self.tile_side is not None and not is_whole(self.tile_side, _LEAST_TILE):
+            raise PromptError(f"Expected tiles of at least {_LEAST_TILE} pixels, got {shown(self.tile_side)}.")
 
     def for_model(self, architecture: str) -> AutomaticOptions:
         """These options with the thresholds that suit a model where none were given."""
@@ -166,7 +170,7 @@ def segment_everything(
     unknown = sorted(set(settings) - known)
     if unknown:
         raise E2SamError(f"Expected options of {', '.join(sorted(known))}, got {', '.join(unknown)}.")
-    steps = segment_everything_steps(predictor, replace(options or AutomaticOptions(), **settings), window=window)
+    steps = segment_everything_steps(predictor, replace(_checked_options(options), **settings), window=window)
     while True:
         try:
             next(steps)
@@ -194,11 +198,19 @@ def segment_everything_steps(
     Raises
     ------
     PromptError
-        If the window does not lie in the image.
+        If the window does not lie in the image, or `out` is no array of its size.
+    StackError
+        If there is no predictor, or it has no stack in use.
     """
-    chosen = (options or AutomaticOptions()).for_model(predictor.model.config.architecture)
+    if not isinstance(predictor, Predictor):
+        raise StackError(
+            f"Expected a Predictor with a stack in use, got {shown(predictor)}: make one and call set_stack."
+        )
+    chosen = _checked_options(options).for_model(predictor.model.config.architecture)
     area = _area(window, predictor.size)
     size = area[3] - area[1], area[2] - area[0]
+    if out is not None and (getattr(out, "shape", None), getattr(out, "dtype", None)) != (size, np.int32):
+        raise PromptError(f"Expected an array of {size} (H, W) int32 to write to, got {shown(out)}.")
     whole = predictor.model.config.image_size if predictor.is_large else max(size)
     side = chosen.tile_side or whole
     tiles = tiles_of(size, side, int(side * chosen.tile_overlap))
@@ -221,16 +233,24 @@ def segment_everything_steps(
     return labels if area == _area(None, predictor.size) else _uncut(labels, area, predictor.size)
 
 
+def _checked_options(options: AutomaticOptions | None) -> AutomaticOptions:
+    if not isinstance(options, AutomaticOptions | None):
+        raise PromptError(f"Expected AutomaticOptions or None, got {shown(options)}.")
+    return options or AutomaticOptions()
+
+
 def _area(window: Box | None, size: tuple[int, int]) -> Box:
     """The part of an image of `size` (height, width) to work on."""
     height, width = size
     if window is None:
         return 0, 0, width, height
-    x0, y0, x1, y1 = window
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+    sides = tuple(window) if isinstance(window, Iterable) else ()
+    fits = len(sides) == 4 and all(map(is_whole, sides)) and 0 <= sides[0] < sides[2] <= width
+    if not (fits and 0 <= sides[1] < sides[3] <= height):
         raise PromptError(
-            f"Expected a window inside the image of {width} x {height} pixels (x0, y0, x1, y1), got {tuple(window)}."
+            f"Expected a window inside the image of {width} x {height} pixels (x0, y0, x1, y1), got {shown(window)}."
         )
+    x0, y0, x1, y1 = map(int, sides)
     return x0, y0, x1, y1
 
 

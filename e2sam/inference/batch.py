@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -12,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +28,7 @@ from e2sam.errors import E2SamError, StackError
 from e2sam.inference.automatic import AutomaticOptions, segment_everything
 from e2sam.inference.predictor import Predictor
 from e2sam.inference.semantic import segment_semantic
+from e2sam.weights.checkpoint import read_checkpoint_info
 from e2sam.weights.zoo import load_model
 
 __all__ = ["BatchOptions", "BatchResult", "BatchTask", "find_stacks", "predict_many", "predict_one"]
@@ -38,6 +42,8 @@ _LABELS = re.compile(r"_(labels|percent)(_\d{4,})*\.tif$|_labels\.png$")
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
 _ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 20
+# A process that is told to end removes the file that it is writing.
+_END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ def predict_many(
     """Masks of many stacks, each result as soon as it is on disk.
 
     A stack that cannot be read gives a result with its error; the others go on. A process that dies costs no result:
-    its stacks are given to another. Stopping the generator cancels what has not begun.
+    its stacks are given to another. Stopping the generator ends the processes; what is on disk is whole.
 
     Parameters
     ----------
@@ -177,11 +183,18 @@ def predict_many(
         As `load_model` takes it; workers of a cluster must find a file at the same path.
     options
         How to read and what to do.
+
+    Raises
+    ------
+    E2SamError
+        If probabilities are wanted of a promptable model, or the scheduler does not answer.
     """
     chosen = options or BatchOptions()
+    if chosen.probability:
+        _check_probability(model)
     todo = []
     for task in tasks:
-        if task.target.exists() and not chosen.overwrite:
+        if _is_there(task.target) and not chosen.overwrite:
             yield BatchResult(str(task.source), str(task.target), skipped=True)
         else:
             todo.append(task)
@@ -196,6 +209,22 @@ def predict_many(
             yield predict_one(task, str(model), chosen)
     else:
         yield from _in_processes(todo, str(model), chosen, workers)
+
+
+def _is_there(target: Path) -> bool:
+    """Whether labels were written; an empty file is what another program or a full disk left."""
+    return target.is_file() and target.stat().st_size > 0
+
+
+def _check_probability(model: str | Path) -> None:
+    path = Path(model)
+    if path.suffix == ".safetensors":
+        # What lies on a cluster alone is found out there.
+        is_semantic = not path.exists() or read_checkpoint_info(path).config.semantic is not None
+    else:
+        is_semantic = False
+    if not is_semantic:
+        raise E2SamError(f"Expected a semantic model for --probability, got {model}: leave --probability out.")
 
 
 def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:
@@ -239,7 +268,7 @@ def _target_of(target: Path, index: tuple[int, ...]) -> Path:
 
 
 def _predict_scene(stack: ChannelStack, target: Path, predictor: Predictor, options: BatchOptions) -> int:
-    if target.exists() and not options.overwrite:
+    if _is_there(target) and not options.overwrite:
         return 0
     if predictor.model.config.semantic is None:
         predictor.set_stack(stack, options.channels)
@@ -279,6 +308,9 @@ def _in_processes(
         pool = _spawned(count)
         try:
             yield from _until_one_dies(pool, left, suspects or list(left), model, options, count)
+        except (KeyboardInterrupt, GeneratorExit):
+            _end(pool)
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -287,7 +319,45 @@ def _spawned(workers: int) -> ProcessPoolExecutor:
     """Fresh processes that share the cores; a forked one would inherit torch's threads half-way."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(threads,))
+    return ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,))
+
+
+def _begin(threads: int) -> None:
+    """Make a process end when it is told to or its parent is gone; Ctrl-C is the parent's to answer."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_END_TIMEOUT_S)
+        os._exit(1)
+
+
+def _in_process(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:
+    """`predict_one`, of which the pool would take the order to end for a result."""
+    try:
+        return predict_one(task, model, options)
+    except SystemExit:
+        os._exit(1)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool without waiting for their stacks."""
+    processes = list((pool._processes or {}).values())
+    for process in processes:
+        process.terminate()
+    left = {process.sentinel for process in processes}
+    end = time.monotonic() + _END_TIMEOUT_S
+    while left and time.monotonic() < end:
+        left -= set(wait_for(left, end - time.monotonic()))
+    for process in processes:
+        process.kill()
 
 
 def _until_one_dies(
@@ -308,7 +378,7 @@ def _until_one_dies(
             # Giving out work finds a pool broken too, where a process died while the last result was used.
             while waiting and len(running) < count:
                 task = waiting.pop(0)
-                running[pool.submit(predict_one, task, model, options)] = task
+                running[pool.submit(_in_process, task, model, options)] = task
             future = next(as_completed(running))
             result = future.result()
         except BrokenProcessPool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from e2sam.data.channels import (
     plane_order,
     suggest_selections,
 )
+from e2sam.data.checks import shown
 from e2sam.data.normalize import ChannelRecipe, apply_recipes, fit_recipes
 from e2sam.data.sampling import sample_pixels
 from e2sam.data.stack import ChannelStack
@@ -218,12 +219,14 @@ class Scene:
         ------
         StackError
             If it is a series or a volume.
+        ChannelError
+            If the recipes do not fit the channels.
         """
         if not isinstance(stack, ChannelStack):
             raise StackError(f"Expected a ChannelStack, got {type(stack).__name__}: take one from read_stack().")
         if stack.leading:
             raise StackError(f"Expected a single scene, got axes {stack.leading}CYX: take one with plane().")
-        return cls(stack, recipes)
+        return cls(stack, _checked_recipes(recipes, stack.num_channels))
 
     @cached_property
     def sample(self) -> ChannelStack:
@@ -273,15 +276,10 @@ class Scene:
         Raises
         ------
         ChannelError
-            If the given ones do not fit the channels.
+            If a kind or a channel does not exist.
         """
         if self.wanted is None or isinstance(self.wanted, str | Mapping):
             return fit_recipes(self.sample, self.wanted or "auto")
-        if len(self.wanted) != self.stack.num_channels:
-            raise ChannelError(
-                f"Expected one recipe for each of {self.stack.num_channels} channels, got {len(self.wanted)}: "
-                "fit them with fit_recipes, or pass None."
-            )
         return tuple(self.wanted)
 
     @cached_property
@@ -303,6 +301,7 @@ class Scene:
         ChannelError
             If a channel does not exist or stands twice, or the stack's channels are not those of a student.
         """
+        _check_matching(mapping, missing)
         if config.is_student:
             return self._student_plan(config, channels, mapping or {}, missing)
         return self._teacher_plan(self.stack.indices(self._resolved(channels)))
@@ -361,6 +360,28 @@ class Scene:
         return self.stack.indices([channels] if isinstance(channels, str) else channels)
 
 
+def _checked_recipes(recipes: Any, num_channels: int) -> Recipes:
+    if recipes is None or isinstance(recipes, str | Mapping):
+        return recipes
+    given = tuple(recipes) if isinstance(recipes, Iterable) else (recipes,)
+    wrong = [one for one in given if not isinstance(one, ChannelRecipe)]
+    if wrong or len(given) != num_channels:
+        got = shown(wrong[0]) if wrong else len(given)
+        raise ChannelError(
+            f"Expected one recipe for each of {num_channels} channels, got {got}: fit them with fit_recipes, or pass "
+            "the name of one kind for all, or None."
+        )
+    return given
+
+
+def _check_matching(mapping: Any, missing: Any) -> None:
+    names = (*mapping, *mapping.values()) if isinstance(mapping, Mapping) else (None,)
+    if mapping is not None and not all(isinstance(name, str) for name in names):
+        raise ChannelError(f"Expected a mapping from the model's names to the stack's, got {shown(mapping)}.")
+    if missing not in get_args(MissingPolicy):
+        raise ChannelError(f"Expected missing 'refuse' or 'fill', got {shown(missing)}.")
+
+
 def _spread(length: int) -> list[slice]:
     """Four slices spread over a length, on multiples of their own so that each lies in one tile of a file."""
     if length <= _SAMPLED_BLOCKS * _SAMPLED_BLOCK:
@@ -398,5 +419,5 @@ def _matched(
 
 
 def _list(names: Any) -> str:
-    shown = list(names)
-    return ", ".join(shown[:16]) + (f", ... ({len(shown)})" if len(shown) > 16 else "")
+    listed = list(names)
+    return ", ".join(listed[:16]) + (f", ... ({len(listed)})" if len(listed) > 16 else "")

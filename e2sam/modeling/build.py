@@ -74,12 +74,25 @@ def build_with_weights(config: ModelConfig, state: Mapping[str, Tensor]) -> E2SA
 
 
 def _build(config: ModelConfig, device: torch.device) -> E2SAM:
+    _check_sizes(config)
     in_channels = len(config.channels) + 1 if config.is_student else 3
     with device:
         encoder, decoder = _build_parts(config, in_channels)
         merge = _build_merge(config)
         semantic = _build_semantic(config)
     return E2SAM(config, encoder, decoder, merge, semantic)
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    """Refuse sizes that the layers of the architecture have not; those of `tiny` take a frame of any size."""
+    expected = teacher_config(config.architecture)
+    fixed = ("embedding_stride", "logits_stride", "pad_multiple", "image_size")
+    for name in fixed[:3] if config.architecture == "tiny" else fixed:
+        if getattr(config, name) != getattr(expected, name):
+            raise CheckpointError(
+                f"Expected {name} {getattr(expected, name)} of a {config.architecture} model, got "
+                f"{getattr(config, name)}: the configuration is damaged, take a fresh copy of the file."
+            )
 
 
 def _build_parts(config: ModelConfig, in_channels: int) -> tuple[nn.Module, nn.Module]:

@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from e2sam._version import __version__
+from e2sam.data.checks import checked_path, is_whole, shown
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.stack import ChannelSpec
-from e2sam.errors import CheckpointError
+from e2sam.errors import ChannelError, CheckpointError
 from e2sam.modeling.build import build_from_sam, build_with_weights
 from e2sam.modeling.e2sam import E2SAM, ModelConfig, SemanticConfig
 
@@ -107,32 +108,69 @@ def config_from_json(values: Mapping[str, Any]) -> ModelConfig:
         If a value is missing or of the wrong kind.
     """
     try:
-        plain = {name: values[name] for name in ModelConfig.__dataclass_fields__ if name in values}
-        plain["channels"] = tuple(ChannelSpec(**channel) for channel in values.get("channels", ()))
-        plain["recipes"] = tuple(ChannelRecipe.from_json(recipe) for recipe in values.get("recipes", ()))
-        plain["semantic"] = _semantic_from_json(values.get("semantic"))
-        _check_sizes(plain)
-        return ModelConfig(**plain)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        config = ModelConfig(
+            architecture=_value(values, "architecture", str),
+            image_size=_side(values, "image_size"),
+            embedding_stride=_side(values, "embedding_stride"),
+            logits_stride=_side(values, "logits_stride"),
+            pad_multiple=_side(values, "pad_multiple"),
+            channels=tuple(ChannelSpec(**channel) for channel in _list(values, "channels", dict)),
+            recipes=tuple(ChannelRecipe.from_json(recipe) for recipe in _list(values, "recipes", dict)),
+            merge=_value(values, "merge", str, "none"),
+            semantic=_semantic_from_json(_value(values, "semantic", dict, None)),
+        )
+        _check_consistent(config)
+        return config
+    except (KeyError, TypeError, ValueError, ChannelError) as error:
         raise CheckpointError(
             f"Expected the configuration of a model in the file's header, got one that cannot be read ({error})."
         ) from error
 
 
-def _check_sizes(values: Mapping[str, Any]) -> None:
-    for name in ("image_size", "embedding_stride", "logits_stride", "pad_multiple"):
-        value = values[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_SIDE:
-            raise ValueError(f"{name} is {value!r:.40}")
-    if values["embedding_stride"] % values["logits_stride"] or values["image_size"] % values["embedding_stride"]:
+def _check_consistent(config: ModelConfig) -> None:
+    names, classes = [channel.name for channel in config.channels], config.semantic
+    if config.embedding_stride % config.logits_stride or config.image_size % config.embedding_stride:
         raise ValueError("the strides do not divide the image size")
+    if len(config.recipes) != len(names) or len(set(names)) != len(names):
+        raise ValueError(f"{len(config.recipes)} recipes for the {len(names)} channels {shown(names)}")
+    if config.is_student == (config.merge == "none"):
+        raise ValueError(f"merge is {shown(config.merge, 40)} with {len(names)} channels")
+    if classes is not None and not 0 < len(classes.classes) == len(set(classes.values)) == len(classes.values):
+        raise ValueError(f"{len(classes.classes)} classes with the values {shown(classes.values)}")
 
 
 def _semantic_from_json(values: Mapping[str, Any] | None) -> SemanticConfig | None:
     if values is None:
         return None
-    lists = {"classes": tuple(values["classes"]), "values": tuple(values["values"])}
-    return SemanticConfig(**{**values, **lists})
+    return SemanticConfig(
+        decoder=_value(values, "decoder", str),
+        classes=_list(values, "classes", str),
+        values=_list(values, "values", int),
+        tile_size=_side(values, "tile_size"),
+    )
+
+
+def _value(values: Mapping[str, Any], name: str, kind: type, *default: Any) -> Any:
+    """An entry of a header that has to be of one type; where it is away, or null, the default if there is one."""
+    value = values.get(name)
+    if value is None and default:
+        return default[0]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name} is {shown(value, 40)}")
+    return value
+
+
+def _list(values: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:
+    """An entry of a header that is a list, if it is there, of one type."""
+    entries = _value(values, name, list, [])
+    return tuple(_value({name: entry}, name, kind) for entry in entries)
+
+
+def _side(values: Mapping[str, Any], name: str) -> int:
+    value: Any = values.get(name)
+    if not is_whole(value, 1) or value > _LARGEST_SIDE:
+        raise ValueError(f"{name} is {shown(value, 40)}")
+    return int(value)
 
 
 def fingerprint_of(model: E2SAM) -> str:
@@ -221,29 +259,29 @@ def read_checkpoint_info(path: Path | str) -> CheckpointInfo:
     CheckpointError
         If the file is missing, damaged, or not a checkpoint of this library.
     """
-    source = Path(path)
+    source = _existing(path)
     header = _own_header(source)
-    if not isinstance(header.get("format"), int) or not isinstance(header.get("config"), dict):
+    if not is_whole(header.get("format"), 1) or not isinstance(header.get("config"), dict):
         raise CheckpointError(f"Expected format and configuration in the header of {source.name}, got neither.")
     if header["format"] > FORMAT_VERSION:
         raise CheckpointError(
             f"Expected a checkpoint of format {FORMAT_VERSION} or older, got {header['format']} "
             f"(written by e2sam {header.get('library_version', '?')}): update e2sam."
         )
+    config = config_from_json(header["config"])
+    texts = ("stage", "teacher", "parent", "library_version", "fingerprint", "weights")
     known = {one.name for one in fields(CheckpointInfo)} | {"format"}
-    return CheckpointInfo(
-        path=source,
-        config=config_from_json(header["config"]),
-        stage=str(header.get("stage", "")),
-        teacher=str(header.get("teacher", "")),
-        classes=tuple(str(name) for name in header.get("classes") or ()),
-        training=header.get("training") or {},
-        parent=str(header.get("parent", "")),
-        library_version=str(header.get("library_version", "")),
-        fingerprint=str(header.get("fingerprint", "")),
-        weights=str(header.get("weights", "")),
-        extra={name: value for name, value in header.items() if name not in known},
-    )
+    try:
+        return CheckpointInfo(
+            path=source,
+            config=config,
+            classes=_list(header, "classes", str),
+            training=_value(header, "training", dict, {}),
+            extra={name: value for name, value in header.items() if name not in known},
+            **{name: _value(header, name, str, "") for name in texts},
+        )
+    except ValueError as error:
+        raise CheckpointError(f"Expected what made it in the header of {source.name}, got other: {error}.") from error
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> E2SAM:
@@ -284,7 +322,7 @@ def load_sam_checkpoint(path: Path | str, device: torch.device | str = "cpu") ->
     CheckpointError
         If the file is missing, damaged, unsafe or of another model.
     """
-    source = _existing(Path(path))
+    source = _existing(path)
     try:
         with warnings.catch_warnings():
             # That a foreign pickle has another protocol is no news to the user: it is read or refused below.
@@ -305,7 +343,8 @@ def load_sam_checkpoint(path: Path | str, device: torch.device | str = "cpu") ->
     return model.to(device).eval()
 
 
-def _existing(path: Path) -> Path:
+def _existing(given: Path | str) -> Path:
+    path = checked_path(given, "a weights file", CheckpointError)
     if not path.is_file():
         raise CheckpointError(f"Expected a weights file, got {path}, which does not exist: check the path.")
     return path
@@ -313,15 +352,18 @@ def _existing(path: Path) -> Path:
 
 def _own_header(path: Path) -> dict[str, Any]:
     """Our JSON in the header of a safetensors file, checked before anything of the size that it claims is read."""
-    size = _existing(path).stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-            raise CheckpointError(
-                f"Expected a .safetensors file, got {path.name} ({size} bytes), which is another kind or cut short."
-            )
-        text = file.read(length)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            text = file.read(length) if 2 <= length <= min(_LONGEST_HEADER, size - 8) else b""
+    except OSError as error:
+        raise CheckpointError(f"Expected a weights file that can be read, got {path}: {error.strerror}.") from error
+    if not text:
+        raise CheckpointError(
+            f"Expected a .safetensors file, got {path.name} ({size} bytes), which is another kind or cut short."
+        )
     try:
         tensors = json.loads(text)
         header = json.loads(tensors.pop("__metadata__", {})[_METADATA_KEY])

@@ -15,6 +15,7 @@ import platformdirs
 import torch
 from tqdm import tqdm
 
+from e2sam.data.checks import shown
 from e2sam.errors import CheckpointError
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.weights.checkpoint import load_checkpoint, load_sam_checkpoint
@@ -137,14 +138,21 @@ def _prefer_speed(model: E2SAM) -> None:
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device that a name means; "auto" is CUDA where there is one, else the CPU."""
-    if str(device) == "auto":
+    if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError as error:
-        raise CheckpointError(f"Expected a device such as auto, cpu or cuda, got {device!r}.") from error
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(f"Expected a device such as auto, cpu or cuda, got {shown(device)}.") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("Expected a CUDA device, got none on this machine: use device='cpu' or 'auto'.")
+    try:
+        # Torch says only then whether it was built for the device, and the machine has it; "meta" holds no values.
+        torch.zeros(1, device=resolved).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise CheckpointError(
+            f"Expected a device of this machine, got {resolved}, which cannot be used: use device='cpu' or 'auto'."
+        ) from error
     return resolved
 
 
@@ -173,11 +181,16 @@ def _locate(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name not in ZOO:
         if not isinstance(name_or_path, str | os.PathLike):
-            raise CheckpointError(f"Expected a model of {', '.join(ZOO)}, or a weights file, got {name_or_path!r}.")
-        path = Path(name_or_path).expanduser()
+            raise CheckpointError(
+                f"Expected a model of {', '.join(ZOO)}, or a weights file, got {shown(name_or_path, 100)}."
+            )
+        try:
+            path = Path(name_or_path).expanduser()
+        except RuntimeError as error:
+            raise CheckpointError(f"Expected a weights file, got {name:.100}, of a user who is not known.") from error
         if path.suffix not in (".safetensors", ".pth", ".pt"):
             raise CheckpointError(
-                f"Expected a model of {', '.join(ZOO)}, or a .safetensors or .pth file, got {name!r}."
+                f"Expected a model of {', '.join(ZOO)}, or a .safetensors or .pth file, got {shown(name, 100)}."
             )
         return path
     return fetch(ZOO[name])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from e2sam.errors import E2SamError, PromptError
+from e2sam.errors import E2SamError, PromptError, StackError
 from e2sam.inference.automatic import (
     AutomaticOptions,
     AutomaticStep,
@@ -114,8 +116,42 @@ def test_in_a_window_what_its_border_cuts_is_left_out(brightness_model: E2SAM, l
     assert not labels[cut].any()
 
 
-@pytest.mark.parametrize("window", [(0, 0, 113, 60), (-1, 0, 60, 60), (40, 0, 40, 60)])
-def test_a_window_that_does_not_fit_is_refused(brightness_model: E2SAM, window: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"points_per_side": "a"}, "at least 1 point"),
+        ({"points_per_side": 2.5}, "at least 1 point"),
+        ({"points_per_batch": True}, "at least 1 point"),
+        ({"min_quality": "a"}, "quality, stability"),
+        ({"max_overlap": None}, "overlap in 0..1"),
+        ({"tile_overlap": 0.6}, "tile overlap"),
+        ({"min_area": "x"}, "area of 0 or more"),
+        ({"stability_offset": float("nan")}, "offset as a number"),
+        ({"tile_side": 40.5}, "at least 32 pixels, got 40.5"),
+        ({"options": {}}, "Expected AutomaticOptions or None, got {}"),
+        ({"options": {"points_per_side": 3}}, "Expected AutomaticOptions or None"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_decoding(
+    brightness_model: E2SAM, wrong: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(brightness_model, cache=False)
+    predictor.set_stack(scene((128, 112), BOXES))
+    monkeypatch.setattr(predictor, "decode_points", None)
+    with pytest.raises(PromptError, match=said):
+        segment_everything(predictor, **wrong)
+    for out in ("x", np.zeros((3, 3), np.int32), np.zeros((128, 112))):
+        with pytest.raises(PromptError, match="int32 to write to"):
+            next(segment_everything_steps(predictor, out=out))  # type: ignore[arg-type]
+    with pytest.raises(StackError, match="Expected a Predictor"):
+        segment_everything(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "window",
+    [(0, 0, 113, 60), (-1, 0, 60, 60), (40, 0, 40, 60), (0, 0, 10), "abcd", (0, 0, 10.5, 10), 5, (0, 0, None, 10)],
+)
+def test_a_window_that_does_not_fit_is_refused(brightness_model: E2SAM, window: Any) -> None:
     predictor = Predictor(brightness_model, cache=False)
     predictor.set_stack(scene((128, 112), BOXES))
     with pytest.raises(PromptError, match="112 x 128"):

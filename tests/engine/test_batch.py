@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -181,10 +185,77 @@ def test_a_stack_that_kills_every_process_is_named(
 
 def _forked(workers: int) -> Any:
     """Processes that start at once: what they run is a function of this file, which a spawned one could not import."""
-    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), batch._begin, (1,))
+
+
+def never_ends(task: BatchTask, model: str, options: BatchOptions) -> BatchResult:
+    """Stands in for `predict_one`: one stack is done at once, the others are being written for long."""
+    if task.source.name != "a.npy":
+        part = task.target.with_name(f".{task.source.name}.part")
+        try:
+            part.write_text("half")
+            time.sleep(30)
+        finally:
+            part.unlink()
+    return BatchResult(str(task.source), str(task.target))
+
+
+def test_stopping_ends_the_processes_and_leaves_no_part_of_a_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "below").mkdir(parents=True)
+    monkeypatch.setattr(batch, "predict_one", never_ends)
+    monkeypatch.setattr(batch, "_spawned", lambda workers: _forked(workers))
+    steps = predict_many(find_stacks([folder], tmp_path / "out"), "", BatchOptions(workers=3))
+    assert Path(next(steps).source).name == "a.npy"
+    while not list((tmp_path / "out").rglob(".*.part")):
+        time.sleep(0.01)
+    start = time.monotonic()
+    steps.close()
+    assert time.monotonic() - start < 4, "neither the stacks nor the time to end were waited for"
+    assert not multiprocessing.active_children()
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
+ORPHAN = """
+import multiprocessing, time
+from e2sam.inference import batch
+
+def work():
+    batch._begin(1)
+    print(multiprocessing.current_process().pid, flush=True)
+    time.sleep(60)
+
+multiprocessing.get_context("fork").Process(target=work).start()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks, to be quick")
+def test_a_process_ends_when_its_parent_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        _, alive = psutil.wait_procs([child], timeout=10)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+def test_an_empty_file_is_not_taken_for_labels(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = find_stacks([folder / "a.npy"], tmp_path)
+    monkeypatch.setattr(batch, "predict_one", lambda task, *_: BatchResult(str(task.source), str(task.target)))
+    for content, is_kept in ((b"", False), (b"II*", True)):
+        task.target.write_bytes(content)
+        assert [result.skipped for result in predict_many([task], "", OPTIONS)] == [is_kept]
+
+
+def test_probabilities_are_refused_where_a_model_has_none(model: str) -> None:
+    for name in ("tiny", model):
+        with pytest.raises(E2SamError, match=f"semantic model for --probability, got {name}"):
+            next(predict_many([], name, BatchOptions(probability=True)))
 
 
 def test_real_processes_write_real_labels(folder: Path, tmp_path: Path, model: str) -> None:

@@ -170,6 +170,78 @@ def test_damaged_files_are_refused(saved: Path, damage: str) -> None:
         load_checkpoint(changed(saved, change))
 
 
+HEADERS: dict[str, dict[str, Any]] = {
+    "classes": {"classes": 5},
+    "classes of numbers": {"classes": [1, 2]},
+    "classes as text": {"classes": "ab"},
+    "format below 1": {"format": -1},
+    "format true": {"format": True},
+    "training": {"training": 5},
+    "stage": {"stage": 5},
+    "weights": {"weights": ["a"]},
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_of_wrong_types_is_refused(saved: Path, header: str) -> None:
+    changed(saved, lambda content: with_header(content, lambda h: own(h, **HEADERS[header])))
+    for read in (read_checkpoint_info, load_checkpoint):
+        with pytest.raises(CheckpointError, match="in the header of"):
+            read(saved)
+
+
+def test_a_header_may_leave_out_what_made_it(saved: Path) -> None:
+    nothing = dict.fromkeys(("classes", "training", "stage", "teacher", "parent"))
+    info = read_checkpoint_info(changed(saved, lambda content: with_header(content, lambda h: own(h, **nothing))))
+    assert (info.classes, info.training, info.stage, info.parent) == ((), {}, "", "")
+
+
+CHANNEL, RECIPE = {"name": "R"}, {"kind": "range", "low": 0, "high": 1, "fill": 0}
+CLASSES = {"decoder": "detail", "classes": ["road", "car"], "values": [1, 7], "tile_size": 512}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"architecture": wrong} for wrong in ([1], {}, 5, None)),
+        *({"channels": wrong} for wrong in ({}, 5, "ab", [5] * 3, [CHANNEL] * 3, [CHANNEL])),
+        *(
+            {"channels": [{**CHANNEL, **wrong}, {"name": "b"}, {"name": "c"}]}
+            for wrong in ({"name": 5}, {"name": None}, {"nodata": "x"}, {"wavelength_nm": []}, {"unit": 5}, {"x": 1})
+        ),
+        *(
+            {"recipes": wrong}
+            for wrong in ([], {}, 5, [5] * 3, [RECIPE] * 2, [RECIPE] * 4, [{**RECIPE, "fill": 9}] * 3)
+        ),
+        {"recipes": [{**RECIPE, "low": 10**400}] * 3},
+        {"channels": [], "recipes": []},
+        *({"merge": wrong} for wrong in (5, "none", [])),
+        *({"embedding_stride": wrong} for wrong in (None, "16", 0, True, 16.0, 10**9, 5)),
+        *({"semantic": wrong} for wrong in ([], 5, "detail", {})),
+        *(
+            {"semantic": {**CLASSES, **wrong}}
+            for wrong in ({"tile_size": "x"}, {"decoder": 5}, {"classes": "ab"}, {"values": [1]}, {"values": [1, 1]})
+        ),
+        {"semantic": {**CLASSES, "classes": [], "values": []}},
+    ],
+    ids=str,
+)
+def test_a_configuration_of_wrong_types_or_lengths_is_refused(student: E2SAM, values: dict[str, Any]) -> None:
+    described = json.loads(json.dumps(config_to_json(student.config)))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        config_from_json({**described, **values})
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"embedding_stride": 32}, {"logits_stride": 8}, {"image_size": 96, "pad_multiple": 96}]
+)
+def test_sizes_of_another_architecture_are_refused(saved: Path, teacher: E2SAM, sizes: dict[str, int]) -> None:
+    config = {**config_to_json(teacher.config), **sizes}
+    changed(saved, lambda content: with_header(content, lambda h: own(h, config=config)))
+    with pytest.raises(CheckpointError, match=f"Expected {list(sizes)[-1]} .* of a vit_test model"):
+        load_checkpoint(saved)
+
+
 def test_a_checkpoint_that_is_cut_short_is_not_described(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint_info(changed(saved, DAMAGE["weights cut"][0]))
@@ -184,6 +256,9 @@ def test_weights_without_our_header_and_missing_files_are_refused(tmp_path: Path
             load(tmp_path / "absent.file")
         with pytest.raises(CheckpointError, match="does not exist"):
             load(tmp_path)
+        for wrong in (None, 5, "a" * 5000, "a\0"):
+            with pytest.raises(CheckpointError, match="path of a weights file"):
+                load(wrong)  # type: ignore[arg-type]
 
 
 class Payload:

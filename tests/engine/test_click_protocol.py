@@ -94,3 +94,28 @@ def test_instances_of_a_label_image() -> None:
     assert list(masks) == ["7"] and masks["7"].sum() == 2
     with pytest.raises(PromptError, match="empty"):
         evaluate_clicks(Scripted([[labels > 0]], [1.0]), {"a": np.zeros((2, 3), bool)})
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"limit": "a"}, {"limit": 2.5}, {"repeats": -1}, {"seed": -1}, {"stop_at": "x"}]
+)
+def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match="Expected"):
+        ClickOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "ignore", "said"),
+    [
+        (None, None, None, "mask of each object by its name"),
+        ({"a": [[1]]}, None, None, "array .H, W. bool"),
+        ({"a": np.ones((3, 3), int)}, None, None, "array .H, W. bool"),
+        ({"a": np.ones((3, 3), bool)}, {}, None, "ClickOptions or None"),
+        ({"a": np.ones((3, 3), bool)}, None, np.zeros((2, 2), bool), "masks of one size"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(targets: Any, options: Any, ignore: Any, said: str) -> None:
+    model = Scripted([[np.ones((3, 3), bool)]], [0.5])
+    with pytest.raises(PromptError, match=said):
+        evaluate_clicks(model, targets, options, ignore)
+    assert not model.asked

@@ -146,3 +146,41 @@ def test_an_unknown_category_is_named(tmp_path: Path) -> None:
             import_coco(session, written(tmp_path, coco(["a.npy"], [one])))
         with pytest.raises(E2SamError, match="got list"):
             import_labels(session, 1, [[1]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [
+        ([10**9, 10**9], [0, 10**18]),
+        ([10**30, 10**9], [0, 10**39]),
+        ([*SIZE], [10**30]),
+        ([*SIZE], [2**63 - 1, 2**63 - 1, 2 + 600]),
+        ([*SIZE], [float("inf")]),
+        ([*SIZE], "o" * 20_000),
+    ],
+)
+def test_a_code_that_is_not_of_the_image_is_refused_before_it_is_laid_out(
+    tmp_path: Path, size: list[int], counts: Any
+) -> None:
+    content = coco(["a.npy"], [{"segmentation": {"size": size, "counts": counts}}])
+    with session_of(tmp_path, ["a.npy"]) as session:
+        with pytest.raises(E2SamError, match="Expected a"):
+            import_coco(session, written(tmp_path, content))
+        assert session.objects() == ()
+
+
+@pytest.mark.parametrize("place", ["score", "attributes"])
+def test_a_score_that_is_no_number_is_unknown(tmp_path: Path, place: str) -> None:
+    scores = [float("nan"), float("inf"), "high", [1], True, 10**400, 0.25]
+    annotations = [
+        {"segmentation": [[at + 3 * number for at in SQUARE]], place: one if place == "score" else {"score": one}}
+        for number, one in enumerate(scores)
+    ]
+    with session_of(tmp_path, ["a.npy"]) as session:
+        brought = import_coco(session, written(tmp_path, coco(["a.npy"], annotations)))
+        assert [one.score for one in brought.objects] == [None] * 6 + [0.25]
+        export(session, "coco", tmp_path / "out.json")
+        export(session, "geojson", tmp_path / "out.geojson")
+        for path in (None, 5, "a\0"):
+            with pytest.raises(SessionError, match="path of a COCO file"):
+                import_coco(session, path)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from e2sam.data.io.datasets import SHIFT_CLASSES, decode_depth, open_dataset
 from e2sam.data.masks import MaskCrop
@@ -91,6 +92,17 @@ def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
     write_pair(tmp_path, "one")
     imagecodecs.imwrite(tmp_path / "one_labels.png", np.ones((3, 4), np.uint8))
     with pytest.raises(StackError, match=r"labels of one as \(12, 10\)"):
+        open_dataset(tmp_path).items[0].load()
+
+
+def test_labels_in_colour_are_read_by_index_or_refused(tmp_path: Path) -> None:
+    labels = write_pair(tmp_path, "one").clip(0, 9).astype(np.uint8)
+    picture = Image.fromarray(labels)
+    picture.putpalette([200, 10, 10] + 9 * [30, 40, 50])
+    picture.save(tmp_path / "one_labels.png")
+    np.testing.assert_array_equal(open_dataset(tmp_path).items[0].load()[1], labels)
+    picture.convert("RGB").save(tmp_path / "one_labels.png")
+    with pytest.raises(StackError, match="one plane, got a colour picture"):
         open_dataset(tmp_path).items[0].load()
 
 

@@ -246,6 +246,7 @@ def test_polygons_and_foreign_attributes_of_other_programs(session: Session, tmp
     ("content", "message"),
     [
         ("no json", "no JSON"),
+        ("[" * 100_000, "no JSON"),
         ("[]", "other JSON"),
         ('{"images": [], "categories": [], "annotations": []}', "images of the session"),
         ('{"images": [{"id": 1}], "categories": [], "annotations": []}', "KeyError"),
@@ -362,13 +363,17 @@ def test_wrong_label_images_are_refused(session: Session, tmp_path: Path) -> Non
         ("tiff", "a.tif", {"values": "names"}, "values"),
         ("coco", "nowhere/a.json", {}, "Expected to write"),
         ("tiff", "nowhere/a.tif", {}, "folder"),
+        ([], "a.json", {}, "format of tiff"),
+        ("coco", None, {}, "path of a file or folder to write, got None"),
+        ("tiff", 5, {}, "path of a file or folder to write, got 5"),
+        ("coco", "a" * 5000, {}, "File name too long"),
     ],
 )
 def test_wrong_exports_are_refused(
-    session: Session, tmp_path: Path, format: str, out: str, options: dict[str, Any], message: str
+    session: Session, tmp_path: Path, format: Any, out: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises((SessionError, StackError), match=message):
-        export(session, format, tmp_path / out, **options)
+        export(session, format, tmp_path / out if isinstance(out, str) else out, **options)
     session.delete([1, 2])
     with pytest.raises(SessionError, match="at least 1 accepted object"):
         export(session, "coco", tmp_path / "a.json")

@@ -10,6 +10,7 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from PIL import Image
 
 from e2sam.data.io import read_labels, read_stack, write_labels
 from e2sam.data.stack import GeoReference
@@ -94,3 +95,32 @@ def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
             read_labels(tmp_path / name)
     with pytest.raises(StackError, match="path of a label image, got list"):
         read_labels([1, 2])  # type: ignore[arg-type]
+
+
+def test_indexed_colours_are_labels_by_their_index(tmp_path: Path) -> None:
+    """As in PASCAL VOC: colours 128,0,0 and 0,128,0 stand for the classes 1 and 2."""
+    labels = np.array([[0, 1, 2], [2, 2, 3]], np.uint8)
+    picture = Image.fromarray(labels)
+    for bits in (2, 4):
+        path = tmp_path / f"indexed{bits}.png"
+        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0] * (1 if bits == 2 else 4))
+        picture.save(path, bits=bits)
+        assert path.read_bytes()[24:26] == bytes([bits, 3])
+        np.testing.assert_array_equal(read_labels(path), labels)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "indexed4.png").read_bytes()[:60])
+    with pytest.raises(StackError, match=r"cut\.png"):
+        read_labels(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_colours_are_labels_only_where_their_planes_agree(tmp_path: Path, suffix: str) -> None:
+    labels = np.array([[0, 1, 2], [2, 2, 3]], np.uint8)
+    path = tmp_path / f"colour{suffix}"
+    colours = np.stack([labels, labels, labels, np.full_like(labels, 255)], axis=-1)
+    for planes in (colours, colours[..., :3]):
+        Image.fromarray(planes).save(path)
+        np.testing.assert_array_equal(read_labels(path), labels)
+    colours[0, 0, 1] = 9
+    Image.fromarray(colours).save(path)
+    with pytest.raises(StackError, match="labels in one plane, got a colour picture"):
+        read_labels(path)

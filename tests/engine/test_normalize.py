@@ -229,10 +229,53 @@ def test_anything_in_finite_unit_range_out(data: np.ndarray, kind: str) -> None:
     assert again == recipes
 
 
+@pytest.mark.parametrize("kind", RECIPE_KINDS)
+@pytest.mark.parametrize("largest", [3.4e38, 1e308, np.finfo(np.float64).max])
+def test_values_at_the_end_of_their_type_have_a_place_in_the_range(kind: str, largest: float) -> None:
+    data = np.linspace(-1, 1, 1681).reshape(1, 41, 41) * largest
+    data = data.astype(np.float32) if largest < 1e39 else data
+    for block in (data, np.full_like(data, data.max())):
+        stack = stack_of(block, "a")
+        (recipe,) = fit_recipes(stack, kind)
+        plane = apply_recipes(block, stack.valid, (recipe,))[0]
+        assert ((plane >= 0) & (plane <= 1)).all()
+        assert recipe.value_range[0] <= recipe.value_range[1]
+    if kind in ("percentile", "range"):
+        plane = apply_recipes(data, np.ones(data.shape, bool), fit_recipes(stack_of(data, "a"), kind))[0]
+        np.testing.assert_allclose(plane, np.linspace(0, 1, 1681).reshape(41, 41), atol=0.011)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1e-60, 2e-60, [0, 0, 1, 1]),
+        (-1e300, 1e300, [0.5] * 4),
+        (-1.7e308, 1.7e308, [0.5] * 4),
+        (-3.4e38, 3.4e38, [0, 0.5, 0.5, 1]),
+    ],
+)
+def test_a_range_that_float32_cannot_tell(low: float, high: float, expected: list[float]) -> None:
+    values = np.array([-3.4e38, 0, 1, 3.4e38], np.float32)
+    plane = ChannelRecipe("range", low, high).apply(values, np.ones(4, bool))
+    np.testing.assert_allclose(plane, expected, atol=1e-6)
+
+
+def test_ordinary_values_become_what_they_always_did() -> None:
+    for dtype in (np.uint8, np.uint16, np.float32, np.float64):
+        values = (np.random.default_rng(0).random(500) * 200 - 20).clip(0).astype(dtype)
+        exact = values.astype(np.float32 if values.dtype != np.float64 else np.float64)
+        recipe = ChannelRecipe("range", 3.7, 91.3)
+        expected = np.clip((exact - exact.dtype.type(3.7)) / exact.dtype.type(91.3 - 3.7), 0, 1).astype(np.float32)
+        assert recipe.apply(values, np.ones(500, bool)).tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {},
+        {"kind": "range", "low": 10**400, "high": 1, "fill": 0},
+        {"kind": "range", "low": 0, "high": 1, "fill": 2},
+        {"kind": "range", "low": 0, "high": 1, "fill": float("nan")},
         {"kind": "range"},
         {"kind": "range", "low": "x", "high": 1, "fill": 0},
         {"kind": "?", "low": 0, "high": 1, "fill": 0},

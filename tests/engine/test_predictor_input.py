@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from predicting import noise, small_sam, stack_of
+from predicting import noise, small_sam, stack_of, student_of
 from torch import Tensor
 
 import e2sam
@@ -39,10 +39,17 @@ def test_wrong_prompts_are_refused_before_any_pass(teacher: E2SAM) -> None:
         lambda: predictor.predict(points=[(5, 5)], mask=np.zeros((9, 9))),
         lambda: predictor.predict(points="ab"),
         lambda: predictor.predict(points=[(5, 5)], mask="x"),
+        lambda: predictor.predict(points=[(5, 5), (6, 6)], labels=[[1, 2], [3]]),
+        lambda: predictor.predict(points=[(5, 5), (6, 6)], labels=[None, "a"]),
+        lambda: predictor.predict(points=[(10**400, 1)]),
+        lambda: predictor.predict(points=[(10**5000, 1)]),
+        lambda: predictor.predict(points=[(1e300, 1)]),
+        lambda: predictor.predict(box=(10**400, 1, 1, 1)),
     ]
     for attempt in wrong:
-        with pytest.raises(PromptError):
+        with pytest.raises(PromptError) as caught:
             attempt()
+        assert "\n" not in str(caught.value)
     assert predictor.encoder_passes == 0
 
 
@@ -63,6 +70,51 @@ def test_wrong_channels_are_refused_before_any_pass_and_leave_the_old_state(teac
     with pytest.raises(ChannelError):
         predictor.set_channels(("nothing",))
     assert predictor.channels == ("c1",)
+
+
+@pytest.mark.parametrize("recipes", [5, ["percentile"] * 4, [None] * 4, (), "bad", {"c0": 5}, object()])
+def test_recipes_that_are_none_are_refused_before_any_pass(teacher: E2SAM, recipes: Any) -> None:
+    predictor = Predictor(teacher, cache=False)
+    with pytest.raises(ChannelError, match=r"Expected .*recipe"):
+        predictor.set_stack(stack_of(noise((4, 40, 40))), recipes=recipes)
+    assert predictor.encoder_passes == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mapping": ["R"]}, "Expected a mapping .*'R'"),
+        ({"mapping": 5}, "Expected a mapping"),
+        ({"mapping": {"R": 0}}, "Expected a mapping"),
+        ({"mapping": {"a": ["c0"]}}, "Expected a mapping"),
+        ({"missing": "foo"}, "'refuse' or 'fill', got 'foo'"),
+        ({"missing": None}, "'refuse' or 'fill', got None"),
+        ({"recipes": 5}, "one recipe for each"),
+        ({"channels": np.array(2)}, r"names or indices of channels, or 'auto', got array\(2\)"),
+    ],
+)
+@pytest.mark.parametrize("is_student", [True, False])
+def test_what_cannot_be_matched_is_refused_before_any_pass(
+    teacher: E2SAM, is_student: bool, options: dict[str, Any], said: str
+) -> None:
+    predictor = Predictor(student_of("c0 c1 c2 c3") if is_student else teacher, cache=False)
+    with pytest.raises(ChannelError, match=said):
+        predictor.set_stack(stack_of(noise((4, 40, 40))), **options)
+    assert predictor.encoder_passes == 0
+
+
+def test_masked_pixels_are_as_unmeasured_ones(teacher: E2SAM) -> None:
+    data = noise((3, 40, 40), "float32")
+    masked = np.ma.masked_array(data, np.zeros(data.shape, bool))
+    masked[1, 10:30] = np.ma.masked
+    holed = data.copy()
+    holed[1, 10:30] = np.nan
+    answers = []
+    for pixels in (masked, holed):
+        predictor = Predictor(teacher, cache=False)
+        predictor.set_stack(stack_of(pixels))
+        answers.append(predictor.predict(points=[(30, 30)]).logits)
+    np.testing.assert_array_equal(*answers)
 
 
 def test_a_mask_is_not_made_from_nothing(

@@ -86,8 +86,19 @@ def test_wrong_input_is_named():
         scores_of([1, 1], [1, 9], values=(1, 2), ignore_index=0)
     with pytest.raises(E2SamError, match="shape"):
         scores_of([1, 1], [1], values=(1, 2))
-    with pytest.raises(E2SamError, match="once"):
-        ConfusionMatrix(values=(1, 1))
+    for values in ((1, 1), (), 5, "ab", (1, 2.5)):
+        with pytest.raises(E2SamError, match="once"):
+            ConfusionMatrix(values=values)
+    with pytest.raises(E2SamError, match="a name for each of 2 classes, got 1"):
+        ConfusionMatrix((1, 2), ("a",))
+    assert ConfusionMatrix(np.array([1, 2])).names == ("1", "2")
+
+
+@pytest.mark.parametrize("counted", [np.ones((2, 2), bool), np.ones((3, 3), int), True])
+def test_what_is_counted_fits_the_labels(counted):
+    labels = np.ones((3, 3), int)
+    with pytest.raises(E2SamError, match=r"counted as \(3, 3\) bool"):
+        ConfusionMatrix((1, 2)).update(labels, labels, counted)
 
 
 def test_nothing_labelled_scores_nan():

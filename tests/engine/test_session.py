@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -404,6 +406,21 @@ def test_what_an_action_refuses_changes_nothing(session: Session) -> None:
         lambda: session.set_prediction(1, (), [Candidate(None, 0.5)], 3),
         lambda: session.set_selection(1, ("NIR",)),
         lambda: session.set_recipes(1, CONDITIONS.recipes[:1]),
+        lambda: session.set_recipes(1, ["none", "none"]),  # type: ignore[list-item]
+        lambda: session.set_selection(1, 5),  # type: ignore[arg-type]
+        lambda: session.set_alignment(1, {"R": 5}),  # type: ignore[dict-item]
+        lambda: session.set_alignment(1, {"a": 5}),  # type: ignore[dict-item]
+        lambda: session.set_alignment(1, {"R": (float("nan"), 0)}),
+        lambda: session.add_class(5),  # type: ignore[arg-type]
+        lambda: session.add_class("a", 5),  # type: ignore[arg-type]
+        lambda: session.add_class("a", key=5),  # type: ignore[arg-type]
+        lambda: session.accept(1, (), np.ones(SIZE, bool)),  # type: ignore[arg-type]
+        lambda: session.accept(1, (), NewObject(np.ones(SIZE, bool))),  # type: ignore[arg-type]
+        lambda: session.accept(1, (), replace(new_object(0, 0, 2, 2), prompts=None)),  # type: ignore[arg-type]
+        lambda: session.accept(1, None, new_object(0, 0, 2, 2)),  # type: ignore[arg-type]
+        lambda: session.accept([], (), new_object(0, 0, 2, 2)),  # type: ignore[arg-type]
+        lambda: session.split(1, [1, 2]),  # type: ignore[list-item]
+        lambda: session.split(1, [block(0, 0, 1, 1), block(29, 0, 31, 1)]),
         lambda: session.redo(),
     ):
         with pytest.raises(E2SamError) as caught:
@@ -422,8 +439,32 @@ def test_a_closed_session_says_so(tmp_path: Path) -> None:
     session = Session.open(tmp_path / "a.e2sam")
     session.close()
     session.close()
-    with pytest.raises(SessionError, match="closed"):
-        session.set_view({})
+    for asked in (lambda: session.set_view({}), session.history, session.refresh, session.next_redo, session.classes):
+        with pytest.raises(SessionError, match="Expected an open session, got a closed one"):
+            asked()
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), "0.5", True, 10**400])
+def test_a_score_is_a_finite_number(session: Session, score: Any) -> None:
+    new = replace(new_object(0, 0, 2, 2), score=score)
+    for attempt in (
+        lambda: session.accept(1, (), new),
+        lambda: session.accept_many(1, (), [new]),
+        lambda: session.import_objects([((1, ()), "object", new)]),
+    ):
+        with pytest.raises(SessionError, match="score as a finite number"):
+            attempt()
+    assert session.objects() == ()
+
+
+def test_a_score_that_an_earlier_version_took_is_unknown(session: Session, tmp_path: Path) -> None:
+    session.accept(1, (), new_object(0, 0, 2, 2))
+    session.close()
+    with sqlite3.connect(tmp_path / "a.e2sam") as connection:
+        connection.execute("UPDATE object SET score = 9e999")
+    connection.close()
+    with Session.open(tmp_path / "a.e2sam") as again:
+        assert again.object(1).score is None
 
 
 def test_state_is_readable_json(session: Session) -> None:

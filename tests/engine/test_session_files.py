@@ -125,8 +125,10 @@ class TestDamage:
             with pytest.raises(SessionError, match="got none"):
                 Session.open(tmp_path / "a.e2sam", **options)
         assert list(tmp_path.iterdir()) == []
-        with pytest.raises(SessionError):
-            Session.open(tmp_path)
+        for wrong in (tmp_path, None, 5, "a\0", "a" * 5000):
+            with pytest.raises(SessionError) as caught:
+                Session.open(wrong)  # type: ignore[arg-type]
+            assert len(str(caught.value)) < 300
 
     @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n" * 100, bytes(4096)])
     def test_another_kind_of_file(self, tmp_path: Path, content: bytes) -> None:

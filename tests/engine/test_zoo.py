@@ -194,8 +194,16 @@ def test_unknown_names_and_devices_are_refused() -> None:
         load_model("absent.safetensors")
     with pytest.raises(CheckpointError, match="got None"):
         load_model(None)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="got 'abacus'"):
-        resolve_device("abacus")
+    for device in ("abacus", None, 3.5, ""):
+        with pytest.raises(CheckpointError, match=f"got {device!r}"):
+            resolve_device(device)  # type: ignore[arg-type]
+    for device in ("meta", "hpu", "vulkan"):
+        with pytest.raises(CheckpointError, match=f"device of this machine, got {device}"):
+            load_model("tiny", device)
+    for path in ("~nobody_of_this_name/x.pth", "a" * 5000 + ".pth", "a" * 5000 + ".safetensors", "a\0.pth"):
+        with pytest.raises(CheckpointError, match="Expected") as caught:
+            load_model(path)
+        assert len(str(caught.value)) < 400
     if not torch.cuda.is_available():
         assert resolve_device("auto") == torch.device("cpu")
         with pytest.raises(CheckpointError, match="device='cpu'"):

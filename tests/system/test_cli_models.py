@@ -97,6 +97,21 @@ def test_info_of_sam_weights_and_of_bad_files(capsys: pytest.CaptureFixture[str]
         assert (code, out, err.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        ("vit_b", "got none: run `e2sam models fetch vit_b`."),
+        ("scene.tif", "or a .safetensors or .pth file, got 'scene.tif'"),
+        (".", "or a .safetensors or .pth file, got the folder '.'"),
+        ("absent.pth", "absent.pth, which does not exist"),
+    ],
+)
+def test_info_says_what_is_wrong_with_its_target(capsys: pytest.CaptureFixture[str], target: str, wanted: str) -> None:
+    code, out, err = call(capsys, "models", "info", target)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert wanted in err
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"binding": "pyqt5", "version": "5.15.2", "platform": "xcb", "opengl": [4, 5]}
     monkeypatch.setattr(doctor, "_probe", lambda: (told, ""))

@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import torch
 
 from e2sam.cli.main import main
 from e2sam.data.io import read_labels, read_stack
+from e2sam.data.normalize import ChannelRecipe
+from e2sam.data.stack import ChannelSpec
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.weights.checkpoint import save_checkpoint
 
@@ -145,7 +149,9 @@ def test_segment_takes_more_prompts_and_explains(
         ((), "--point"),
         (("--point", "20,15", "--channels", "red,nothing"), "nothing"),
         (("--point", "20,15", "--channels", "red,red"), "red"),
-        (("--point", "20,15", "--channels", ""), "at least 1"),
+        (("--point", "20,15", "--channels", ""), "name one with --channels"),
+        (("--box", "5,5,20,20", "--box", "6,6,30,30"), "--box: expected once, got it twice"),
+        (("--point", "20,15", "--refin"), "e2sam segment: unrecognized arguments: --refin"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(
@@ -170,6 +176,61 @@ def test_a_target_that_cannot_be_written_is_refused_at_once(
         for command in (("segment", stack_path, "--point", "5,5"), ("auto", stack_path)):
             code, _, error = call(capsys, *command, "--model", tmp_path / "no.safetensors", "--out", out)
             assert code == 2 and "--out" in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that even root cannot write is Linux's")
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    stack_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Path("/proc/sys")
+    for command, out in (
+        (("segment", stack_path, "--point", "5,5", "--model", "no.safetensors"), place / "mask.tif"),
+        (("predict", stack_path, "--model", "no.safetensors"), place / "out"),
+        (("inherit", stack_path, "--teacher", "no.safetensors"), place / "student.safetensors"),
+        (("finetune", stack_path, "--model", "no.safetensors"), place / "mine.safetensors"),
+        (("demo",), place / "demo"),
+    ):
+        code, _, error = call(capsys, *command, "--out", out)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"Expected --out in a folder that can be written, got {place}" in error
+
+
+def test_predict_wants_a_folder(stack_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = call(capsys, "predict", stack_path, "--out", stack_path / "below")
+    assert code == 2 and f"--out to be a folder, got the file {stack_path}" in error
+    code, _, error = call(capsys, "predict", stack_path, "--out", tmp_path / "a" / "b", "--probability")
+    assert code == 2 and "semantic model for --probability, got tiny" in error
+    assert not (tmp_path / "a").exists()
+
+
+def test_channels_are_checked_before_the_model_is_loaded(
+    stack_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("segment", "--point", "5,5"), ("auto",)):
+        code, _, error = call(
+            capsys,
+            *(command[0], stack_path, *command[1:], "--channels", "red,nothing"),
+            *("--model", tmp_path / "absent.safetensors", "--out", tmp_path / "a.tif"),
+        )
+        assert code == 2 and "got 'nothing'" in error
+
+
+def test_advice_is_in_the_commands_words(
+    stack_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a message stands in a table of results."""
+    channels = (ChannelSpec("a"), ChannelSpec("b"))
+    config = replace(teacher_config("vit_test"), channels=channels, recipes=(ChannelRecipe("none", 0, 255),) * 2)
+    student = save_checkpoint(tmp_path / "student.safetensors", build_model(replace(config, merge="gated")), {})
+    for command in (("segment", stack_path, "--point", "5,5", "--out", tmp_path / "a.tif"), ("predict", stack_path)):
+        out = () if "--out" in command else ("--out", tmp_path / "out")
+        code, told, error = call(capsys, *command, *out, "--model", student)
+        assert code == 2
+        assert "missing='fill'" not in told + error
+        assert "with --channel-names." in error
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, error = call(capsys, "auto", stack_path, "--out", tmp_path / "a.tif", "--device", "cuda")
+    assert code == 2 and "use --device cpu or auto" in error
 
 
 def test_auto_writes_instances(
@@ -197,7 +258,9 @@ def test_predict_goes_through_a_folder_and_does_nothing_twice(
     result = called_json(capsys, *arguments)
     assert (result["stacks"], result["skipped"], result["failed"]) == (2, 0, 0)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["other_labels.tif", "stack_labels.tif"]
-    assert called_json(capsys, *arguments)["skipped"] == 2
+    again = called_json(capsys, *arguments)
+    assert again["skipped"] == 2
+    assert [row["objects"] for row in again["results"]] == [None, None], "nobody has counted them"
     (tmp_path / "bad.tif").write_bytes(b"no image")
     code, out, error = call(capsys, *arguments, "--json")
     assert code == 2
@@ -223,7 +286,10 @@ def test_every_real_image_can_be_segmented(path: Path, tmp_path: Path, capsys: p
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a window asks by signal on POSIX only")
-def test_predict_with_progress_stops_when_asked_even_from_the_background(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "workers"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
+def test_predict_with_progress_stops_when_asked_even_from_the_background(
+    tmp_path: Path, asked: signal.Signals, workers: str
+) -> None:
     for number in range(40):
         np.save(tmp_path / f"scene{number:02d}.npy", np.random.default_rng(number).random((3, 48, 48), np.float32))
     command = [
@@ -240,13 +306,16 @@ def test_predict_with_progress_stops_when_asked_even_from_the_background(tmp_pat
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", ignored, *command, "--workers", "1", "--points-per-side", "3"],
+        [sys.executable, "-c", ignored, *command, "--workers", workers, "--points-per-side", "3"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stderr is not None
         assert any(line.startswith("1 of 40: ") for line in process.stderr)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(asked)
+        assert process.wait(timeout=60) == 128 + asked
+    assert psutil.wait_procs(helpers, timeout=10)[1] == []
+    assert not list((tmp_path / "out").glob(".*"))
     assert 1 <= len(list((tmp_path / "out").glob("*_labels.tif"))) < 40

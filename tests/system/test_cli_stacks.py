@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 import tifffile
 
 from e2sam.cli.main import main
+from e2sam.cli.output import set_up_logging
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -125,3 +130,85 @@ def test_every_real_image(shared_data: Path, capsys: pytest.CaptureFixture[str])
     motorcycle = called_json(capsys, "info", shared_data / "motorcycle_rgbd.tif")
     assert motorcycle["channels"][3]["valid_share"] == pytest.approx(0.927, abs=0.01)
     assert called_json(capsys, "channels", shared_data / "motorcycle_rgbd.tif")["ranking"][0]["name"] == "disparity_px"
+
+
+@pytest.mark.parametrize("value", ["-3.4028235e+38", "-1e5", "-inf", "-.5", "-7"])
+def test_numbers_below_zero_are_values_of_every_option(
+    stack_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = called_json(capsys, "info", stack_path, "--nodata", value)
+    expected = None if value == "-inf" else float(value)
+    assert [channel["nodata"] for channel in result["channels"]] == [expected] * 4
+    code, _, err = call(capsys, "channels", stack_path, "--top", value)
+    assert code == 2 and f"at least 1, got '{value}'" in err
+
+
+@pytest.mark.parametrize("axis", ["--1", "²", "9" * 5000])
+def test_what_is_no_axis_is_one_line(axis: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((5, 5, 5), np.int16))
+    code, out, err = call(capsys, "info", tmp_path / "a.npy", f"--channel-axis={axis}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    code, _, err = call(capsys, "channels", tmp_path / "a.npy", "--top", "²")
+    assert code == 2 and "got '²'" in err
+
+
+def test_a_plane_taken_for_alpha_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What tifffile writes of (H, W, 4) uint8 when it is told nothing: RGB with an unassociated alpha."""
+    planes = np.random.default_rng(0).integers(0, 255, (20, 24, 4), dtype=np.uint8)
+    planes[..., 3] = 255
+    tifffile.imwrite(tmp_path / "four.tif", planes, photometric="rgb")
+    said = "The last of 4 planes of four.tif was read as alpha and left out: open it with 4 channel names"
+    result = called_json(capsys, "info", tmp_path / "four.tif")
+    assert result["shape"] == [3, 20, 24] and result["notes"][0].startswith(said)
+    code, out, err = call(capsys, "info", tmp_path / "four.tif")
+    assert (code, err) == (0, "") and said in out
+    code, _, err = call(capsys, "channels", tmp_path / "four.tif")
+    assert code == 0 and f"INFO: {said}" in err
+    named = called_json(capsys, "info", tmp_path / "four.tif", "--channel-names", "R,G,B,mask")
+    assert named["shape"] == [4, 20, 24] and named["notes"] == []
+
+
+def test_wrong_use_points_to_the_help_of_the_command(stack_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("--jso", "--nothing"):
+        code, _, err = call(capsys, "info", stack_path, wrong)
+        assert code == 2
+        assert err == f"e2sam info: unrecognized arguments: {wrong} (see e2sam info --help)\n"
+
+
+def test_ctrl_c_before_the_command_runs_is_one_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("e2sam.cli.main.build_parser", interrupted)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "e2sam: stopped\n"
+    loaded = "import sys, e2sam.cli.main; print([name for name in ('numpy', 'tqdm') if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", loaded], text=True) == "[]\n", "what takes long is guarded"
+
+
+def test_sigterm_does_what_ctrl_c_does_at_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As training, which ends the step that is under way."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    heard: list[int] = []
+
+    def trains() -> None:
+        signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+        signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("e2sam.cli.main.build_parser", trains)
+    try:
+        assert main([]) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before[1])
+    assert heard == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGTERM) == before[0]
+
+
+def test_a_librarys_talk_is_shown_on_request_only() -> None:
+    library = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    for is_verbose in (True, False):
+        set_up_logging(is_verbose)
+        assert library.isEnabledFor(logging.INFO) == is_verbose

@@ -84,7 +84,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
 def test_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["demo", "--out", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.startswith("e2sam: Expected a folder")
+    assert capsys.readouterr().err.startswith("e2sam: Expected --out to be a folder")
     with pytest.raises(SystemExit) as stop:
         main(["demo", "--inherit-steps", "-1"])
     assert stop.value.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from e2sam.errors import AxisError, StackError
 
 __all__ = ["AxisOrder", "resolve_axes"]
 
+_POSITION = re.compile(r"-?[0-9]{1,9}")
 # By shape alone, an axis holds the channels if it is at most this share of both others.
 _CLEARLY_SMALLER = 2 / 3
 
@@ -52,7 +54,7 @@ def resolve_axes(shape: tuple[int, ...], axes: str = "", channel_axis: int | str
     """
     if len(shape) < 2 or 0 in shape:
         raise StackError(f"Expected an image with rows and columns, got an array of shape {shape}.")
-    if isinstance(channel_axis, str) and not channel_axis.lstrip("-").isdigit():
+    if isinstance(channel_axis, str) and not _POSITION.fullmatch(channel_axis):
         letters = channel_axis.upper()
         if len(letters) != len(shape) or not set(letters) <= set("TZCYXS"):
             raise StackError(

@@ -16,8 +16,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.io.labels import read_labels
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from e2sam.errors import E2SamError, StackError
+from e2sam.errors import StackError
 
 __all__ = ["H8_CHANNELS", "SHIFT_CLASSES", "LabelledItem", "LabelledSet", "decode_depth", "open_dataset"]
 
@@ -257,7 +258,7 @@ def _shift_loader(folder: Path, frame: str) -> Loader:
         image = folder / "imgRGB" / f"{frame}_img_front.jpg"
         colour = _read_picture(image)
         depth = decode_depth(_read_picture(folder / "depth" / f"{frame}_depth_front.png"))
-        labels = _read_labels(folder / "semseg" / f"{frame}_semseg_front.png")
+        labels = _read_red(folder / "semseg" / f"{frame}_semseg_front.png")
         if colour.shape[:2] != depth.shape:
             raise StackError(f"Expected depth of {frame} as {colour.shape[:2]} (H, W), got {depth.shape}.")
         data = np.concatenate((np.moveaxis(colour[..., :3], -1, 0).astype(np.float32), depth[None]))
@@ -365,22 +366,14 @@ def _read_picture(path: Path) -> NDArray[Any]:
         raise StackError(f"Expected a picture, got {path} ({' '.join(str(error).split())[:120]}).") from error
 
 
-def _read_labels(path: Path) -> NDArray[np.int32]:
-    """(H, W) int32 from a picture of labels; of a coloured one the red plane, as SHIFT stores class ids."""
-    if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
+def _read_red(path: Path) -> NDArray[np.int32]:
+    """(H, W) int32 from the red plane of a picture, where SHIFT stores class ids."""
+    picture = _read_picture(path)
+    return (picture if picture.ndim == 2 else picture[..., 0]).astype(np.int32)
 
-        try:
-            array: NDArray[Any] = tifffile.imread(path)
-        except (OSError, ValueError, E2SamError) as error:
-            raise StackError(f"Expected a label image, got {path} ({error}).") from error
-    else:
-        array = _read_picture(path)
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        array = array[..., 0]
-    array = np.squeeze(array)
-    if array.ndim != 2 or array.dtype.kind not in "iub":
-        raise StackError(f"Expected labels as (H, W) integers, got {array.shape} {array.dtype} in {path}.")
+
+def _read_labels(path: Path) -> NDArray[np.int32]:
+    array = read_labels(path)
     if array.size and int(array.max()) > np.iinfo(np.int32).max:
         raise StackError(f"Expected labels up to {np.iinfo(np.int32).max}, got {int(array.max())} in {path}.")
     return array.astype(np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ["read_labels", "replace_file", "write_labels"]
 
 _TIFF = (".tif", ".tiff")
 _MAX_PNG_LABEL = 65535
+# Place of the colour type in a PNG's header (PNG specification, 11.2.2), and its value for indexed colours.
+_COLOUR_TYPE_AT, _INDEXED = 25, 3
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoReference | None = None) -> Path:
@@ -69,6 +72,8 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoRef
 def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read a label image that `write_labels` or another tool wrote.
 
+    Of indexed colours the indices are the labels (PASCAL VOC); other colours are read where all their planes are equal.
+
     Returns
     -------
     NDArray
@@ -88,16 +93,41 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
         if suffix_of(source) in _TIFF:
             array = tifffile.imread(source, maxworkers=1)
         elif suffix_of(source) == ".png":
-            array = imagecodecs.png_decode(source.read_bytes())
+            array = _read_png(source)
         elif suffix_of(source) == ".npy":
             array = np.load(source, allow_pickle=False)
         else:
             raise StackError(f"Expected a label image in .tif, .png or .npy, got {source.name!r}.")
-    array = np.squeeze(array) if array.ndim > 2 else array
+    array = np.squeeze(_one_plane(array, source)) if array.ndim > 2 else array
     if array.ndim != 2 or array.dtype.kind not in "bui":
         raise StackError(f"Expected labels (H, W) of an integer type, got {array.shape} {array.dtype} in {source}.")
     labels: NDArray[Any] = array.astype(np.uint8) if array.dtype.kind == "b" else array
     return labels
+
+
+def _read_png(path: Path) -> NDArray[Any]:
+    encoded = path.read_bytes()
+    if encoded[_COLOUR_TYPE_AT : _COLOUR_TYPE_AT + 1] != bytes([_INDEXED]):
+        decoded: NDArray[Any] = imagecodecs.png_decode(encoded)
+        return decoded
+    from PIL.PngImagePlugin import PngImageFile
+
+    # Not Image.open, which refuses what is large.
+    with PngImageFile(io.BytesIO(encoded)) as picture:
+        return np.asarray(picture)
+
+
+def _one_plane(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """(H, W) of interleaved samples (H, W, 2..4), whose last may be alpha; other arrays as they are."""
+    if array.ndim != 3 or array.shape[2] not in (2, 3, 4):
+        return array
+    colours = array[..., : 1 if array.shape[2] == 2 else 3]
+    if (colours != colours[..., :1]).any():
+        raise StackError(
+            f"Expected labels in one plane, got a colour picture in {path}: save them as a grey image or with indexed "
+            "colours."
+        )
+    return colours[..., 0]
 
 
 def _checked(labels: NDArray[Any]) -> NDArray[Any]:
@@ -126,9 +156,11 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     try:
         write(part)
         part.replace(target)
-    except FileNotFoundError as error:
-        raise StackError(f"Expected a folder {target.parent} to write {target.name} to, but there is none.") from error
     except OSError as error:
+        if not target.parent.is_dir():
+            raise StackError(
+                f"Expected a folder {target.parent} to write {target.name} to, but there is none."
+            ) from error
         raise StackError(f"Expected to write {target}, got: {error.strerror or error}.") from error
     finally:
         part.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -21,7 +22,9 @@ from e2sam.data.io.zarr_store import is_zarr, read_zarr
 from e2sam.data.stack import ChannelSpec, ChannelStack, LazyArray
 from e2sam.errors import ChannelError, StackError
 
-__all__ = ["STACK_SUFFIXES", "read_stack"]
+__all__ = ["STACK_SUFFIXES", "read_stack", "read_with_notes"]
+
+_log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 _ALPHA_SHARE = 0.8
@@ -80,18 +83,34 @@ def read_stack(
     >>> read_stack(path, channel_names=["R", "G", "B", "depth"]).size
     (32, 48)
     """
+    stack, notes = read_with_notes(path, channel_axis, channel_names, nodata=nodata)
+    for note in notes:
+        _log.info(note)
+    return stack
+
+
+def read_with_notes(
+    path: PathLike | Sequence[PathLike],
+    channel_axis: int | str | None = None,
+    channel_names: Sequence[str] | None = None,
+    *,
+    nodata: float | None = None,
+) -> tuple[ChannelStack, list[str]]:
+    """As `read_stack`, and a line for each thing in the files that the stack does not hold."""
+    notes: list[str] = []
+    named = 0 if channel_names is None else len(channel_names)
     if isinstance(path, str | os.PathLike):
         source = Path(path)
         read = _read_folder if _is_folder(source) else _read_file
-        stack = read(source, channel_axis, 0 if channel_names is None else len(channel_names))
+        stack = read(source, channel_axis, notes, named)
     else:
         files = _listed(path)
         if not files:
             raise StackError("Expected at least one file, got an empty list.")
         source = files[0] if len(files) == 1 else files[0].parent
-        named = 0 if channel_names is None else len(channel_names)
-        stack = _read_file(files[0], channel_axis, named) if len(files) == 1 else _joined(files, channel_axis)
-    return _with_user_facts(replace(stack, source=source), channel_names, nodata)
+        is_one = len(files) == 1
+        stack = _read_file(files[0], channel_axis, notes, named) if is_one else _joined(files, channel_axis, notes)
+    return _with_user_facts(replace(stack, source=source), channel_names, nodata), notes
 
 
 def _listed(paths: Any) -> list[Path]:
@@ -111,7 +130,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not is_zarr(path)
 
 
-def _read_file(path: Path, channel_axis: int | str | None, num_named: int = 0) -> ChannelStack:
+def _read_file(path: Path, channel_axis: int | str | None, notes: list[str], num_named: int = 0) -> ChannelStack:
     """One file as a stack; `num_named` is how many channels the user says it has, or 0."""
     if not path.exists():
         raise StackError(f"Expected an image file, but there is no {path}.")
@@ -129,10 +148,10 @@ def _read_file(path: Path, channel_axis: int | str | None, num_named: int = 0) -
         order = resolve_axes(tuple(int(length) for length in raw.data.shape), raw.axes, channel_axis)
     except StackError as error:
         raise type(error)(f"{path.name}: {error}") from None
-    return _stack_of(raw, order, path, num_named)
+    return _stack_of(raw, order, path, notes, num_named)
 
 
-def _stack_of(raw: RawImage, order: AxisOrder, path: Path, num_named: int) -> ChannelStack:
+def _stack_of(raw: RawImage, order: AxisOrder, path: Path, notes: list[str], num_named: int) -> ChannelStack:
     data: LazyArray = LazyView(raw.data, order.order)
     if isinstance(raw.data, np.ndarray) and not isinstance(raw.data, np.memmap):
         pixels = np.asarray(data[...])
@@ -140,6 +159,10 @@ def _stack_of(raw: RawImage, order: AxisOrder, path: Path, num_named: int) -> Ch
     num_channels = int(data.shape[-3])
     if 0 < raw.num_colours < num_channels != num_named and (raw.is_alpha_certain or _looks_like_alpha(data)):
         # Alpha is not a band of a photograph; four names say that there are four bands.
+        notes.append(
+            f"The last of {num_channels} planes of {path.name} was read as alpha and left out: open it with "
+            f"{num_channels} channel names (--channel-names) to keep it as a channel."
+        )
         num_channels = raw.num_colours
         data = data[..., :num_channels, :, :] if isinstance(data, np.ndarray) else _FirstChannels(data, num_channels)
     channels = _named(raw, num_channels, path)
@@ -168,18 +191,20 @@ def _looks_like_alpha(data: LazyArray) -> bool:
     return bool(((plane == 0) | (plane == full)).mean() > _ALPHA_SHARE)
 
 
-def _read_folder(folder: Path, channel_axis: int | str | None, num_named: int) -> ChannelStack:
+def _read_folder(folder: Path, channel_axis: int | str | None, notes: list[str], num_named: int) -> ChannelStack:
     files = sorted_naturally(
         file for file in folder.iterdir() if suffix_of(file) in _READERS and not file.name.startswith(".")
     )
     if not files:
         raise StackError(f"Expected a folder of image files, one for each channel, got none in {folder}.")
-    return _joined(files, channel_axis) if len(files) > 1 else _read_file(files[0], channel_axis, num_named)
+    if len(files) == 1:
+        return _read_file(files[0], channel_axis, notes, num_named)
+    return _joined(files, channel_axis, notes)
 
 
-def _joined(files: Sequence[Path], channel_axis: int | str | None) -> ChannelStack:
+def _joined(files: Sequence[Path], channel_axis: int | str | None, notes: list[str]) -> ChannelStack:
     """One stack of several files: single channels, named by their files, and colour pictures."""
-    stacks = [_read_file(file, channel_axis) for file in files]
+    stacks = [_read_file(file, channel_axis, notes) for file in files]
     for file, stack in zip(files, stacks, strict=True):
         if stack.leading:
             raise StackError(f"Expected files of one scene each, got axes {stack.leading}CYX in {file}.")

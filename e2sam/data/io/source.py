@@ -20,7 +20,8 @@ from e2sam.errors import StackError
 
 __all__ = ["LazyView", "RawImage", "reading", "suffix_of"]
 
-# What format libraries raise on a damaged file. OSError without a number is theirs too; with one, it is the system's.
+# What format libraries raise on a damaged file, Pillow a SyntaxError. OSError without a number is theirs too; with one,
+# it is the system's.
 _DAMAGE = (
     ValueError,
     KeyError,
@@ -31,6 +32,7 @@ _DAMAGE = (
     OverflowError,
     EOFError,
     OSError,
+    SyntaxError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,

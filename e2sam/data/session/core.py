@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from e2sam.data.checks import checked_path
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session.encoding import conditions_from_bytes, decode_object, parse_plane
 from e2sam.data.session.journal import Delta, Edit, Journal, translated
@@ -74,7 +75,7 @@ class SessionCore:
         SessionError
             If the file is missing, is no session, is damaged, or was written by a newer version.
         """
-        path = Path(path).absolute()
+        path = checked_path(path, "a session file", SessionError).absolute()
         if not path.exists():
             if read_only or not create:
                 raise SessionError(f"Expected a session file, got none at {path}: check the name.")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_number
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.journal import Edit, Journal
@@ -122,7 +123,8 @@ def decode_object(row: Sequence[Any], conditions: Conditions) -> ObjectRecord:
         stack_id=stack,
         plane=parse_plane(plane),
         class_id=class_id,
-        score=score,
+        # An earlier version took any number.
+        score=score if is_number(score) else None,
         area=area,
         box=(x0, y0, x1, y1),
         conditions=conditions,

@@ -47,7 +47,9 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         cause = str(error)
-        if "full" in cause:
+        if "closed database" in cause:
+            message = f"Expected an open session, got a closed one: open {path.name} again."
+        elif "full" in cause:
             message = f"The disk of {path} is full: nothing accepted was lost; free some space and do it again."
         elif "readonly" in cause:
             message = f"Expected a session that can be written, got a read-only file: {path}."
@@ -123,8 +125,7 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
-        with translated(path):
-            self._head = self._read_head()
+        self._head = self._read_head()
 
     @property
     def head(self) -> int:
@@ -253,10 +254,9 @@ class Journal:
     def steps(self, newest: int) -> tuple[HistoryStep, ...]:
         """The newest steps that were ever done, oldest first, with which of them stand."""
         standing = set()
-        head, fewest = self._head, self._connection.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()[0]
-        rows = self._connection.execute(
-            "SELECT id, verb, label, time FROM history WHERE id = step ORDER BY id DESC LIMIT ?", (newest,)
-        ).fetchall()
+        head, fewest = self._head, self._one("SELECT coalesce(max(id), 0) FROM history")[0]
+        query = "SELECT id, verb, label, time FROM history WHERE id = step ORDER BY id DESC LIMIT ?"
+        rows = self.rows(query, (newest,))
         fewest = rows[-1][0] if rows else fewest
         while head >= fewest and head:
             standing.add(self._step(head))
@@ -265,14 +265,18 @@ class Journal:
 
     def blob(self, key: str) -> bytes | None:
         """Bytes kept by `Edit.blob`, or None where they are gone."""
-        with translated(self._path):
-            found = self._connection.execute("SELECT data FROM blob WHERE key = ?", (key,)).fetchone()
+        found = self._one("SELECT data FROM blob WHERE key = ?", key)
         return None if found is None else bytes(found[0])
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         with translated(self._path):
             return self._connection.execute(query, values).fetchall()
+
+    def _one(self, query: str, *values: Any) -> Any:
+        """The first row of a query, or None."""
+        with translated(self._path):
+            return self._connection.execute(query, values).fetchone()
 
     def document(self) -> bytes:
         """Everything that undo moves through, in one canonical form: equal states give equal bytes."""
@@ -307,7 +311,7 @@ class Journal:
                 connection.executemany("DELETE FROM blob WHERE key = ?", gone)
 
     def _read_head(self) -> int:
-        found = self._connection.execute("SELECT head FROM move ORDER BY id DESC LIMIT 1").fetchone()
+        found = self._one("SELECT head FROM move ORDER BY id DESC LIMIT 1")
         return 0 if found is None else int(found[0])
 
     def _move(self, connection: sqlite3.Connection, kind: str, action: int, head: int) -> None:
@@ -316,41 +320,37 @@ class Journal:
         )
 
     def _load(self, action: int) -> tuple[str, list[Delta], int]:
-        verb, text, parent = self._connection.execute(
-            "SELECT verb, deltas, parent FROM history WHERE id = ?", (action,)
-        ).fetchone()
+        verb, text, parent = self._one("SELECT verb, deltas, parent FROM history WHERE id = ?", action)
         return verb, [Delta(*entry) for entry in json.loads(text)], int(parent)
 
     def _describe(self, step: int, stands: bool) -> HistoryStep:
-        verb, label, time = self._connection.execute(
-            "SELECT verb, label, time FROM history WHERE id = ?", (step,)
-        ).fetchone()
+        verb, label, time = self._one("SELECT verb, label, time FROM history WHERE id = ?", step)
         return HistoryStep(step, verb, label, time, stands)
 
     def _step(self, action: int) -> int:
-        return int(self._connection.execute("SELECT step FROM history WHERE id = ?", (action,)).fetchone()[0])
+        return int(self._one("SELECT step FROM history WHERE id = ?", action)[0])
 
     def _parent(self, action: int) -> int:
-        return int(self._connection.execute("SELECT parent FROM history WHERE id = ?", (action,)).fetchone()[0])
+        return int(self._one("SELECT parent FROM history WHERE id = ?", action)[0])
 
     def _verb(self, action: int) -> str:
-        found = self._connection.execute("SELECT verb FROM history WHERE id = ?", (action,)).fetchone()
+        found = self._one("SELECT verb FROM history WHERE id = ?", action)
         return "" if found is None else str(found[0])
 
     def _child(self, action: int) -> int | None:
-        found = self._connection.execute(
-            "SELECT max(id) FROM history WHERE parent = ? AND verb != ?", (action, AMENDS)
-        ).fetchone()[0]
+        found = self._one("SELECT max(id) FROM history WHERE parent = ? AND verb != ?", action, AMENDS)[0]
         return None if found is None else int(found)
 
     def _amended_by(self, action: int) -> int | None:
         """What amended an action when it was last taken back: the amendment went right before it."""
-        found = self._connection.execute(
+        found = self._one(
             "SELECT history.id FROM move JOIN history ON history.id = move.action WHERE move.kind = 'undo' "
             "AND history.verb = ? AND history.parent = ? "
             "AND move.id = (SELECT max(id) - 1 FROM move WHERE kind = 'undo' AND action = ?)",
-            (AMENDS, action, action),
-        ).fetchone()
+            AMENDS,
+            action,
+            action,
+        )
         return None if found is None else int(found[0])
 
     def _ahead(self) -> tuple[list[int], int | None]:

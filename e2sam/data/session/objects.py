@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_number, is_whole, shown
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.drafts import DraftActions, draft_id
 from e2sam.data.session.encoding import conditions_to_bytes, plane_text, store_prompts
 from e2sam.data.session.journal import Edit
-from e2sam.data.session.records import NewObject, ObjectRecord, Plane
+from e2sam.data.session.records import Conditions, NewObject, ObjectRecord, Plane
 from e2sam.data.session.schema import DOCUMENT, now
 from e2sam.errors import SessionError
 
@@ -118,7 +119,10 @@ class ObjectActions(DraftActions):
             If there are fewer than two parts.
         """
         record = self.object(object_id)
-        pieces = sorted(parts or _connected(self.mask(object_id)), key=lambda part: -part.area)
+        given = list(parts or _connected(self.mask(object_id)))
+        for part in given:
+            self._check_new(record.stack_id, record.plane, NewObject(part))
+        pieces = sorted(given, key=lambda part: -part.area)
         if len(pieces) < 2:
             raise SessionError(f"Expected object {object_id} in at least 2 separate parts, got 1: paint a gap first.")
         prompts = self.prompts_of(object_id)
@@ -253,6 +257,14 @@ class ObjectActions(DraftActions):
 
     def _check_new(self, stack_id: int, plane: Plane, new: NewObject) -> None:
         self._check_plane(stack_id, plane)
+        if not isinstance(new, NewObject):
+            raise SessionError(f"Expected a NewObject, got {shown(new)}: make one of a mask with MaskCrop.of.")
+        for part, kind in ((new.mask, MaskCrop), (new.prompts, Prompts), (new.conditions, Conditions)):
+            if not isinstance(part, kind):
+                made = "make one with MaskCrop.of" if kind is MaskCrop else "leave it out where there are none"
+                raise SessionError(f"Expected {kind.__name__} of a new object, got {shown(part)}: {made}.")
+        if not (new.score is None or is_number(new.score)):
+            raise SessionError(f"Expected a score as a finite number, got {shown(new.score)}: pass None for unknown.")
         self._check_class(new.class_id)
         size = self.stack(stack_id).size
         if not new.mask.fits(size):
@@ -262,10 +274,9 @@ class ObjectActions(DraftActions):
 
     def _check_class(self, class_id: int) -> str:
         names = {record.id: record.name for record in self.classes()}
-        if class_id not in names:
-            raise SessionError(
-                f"Expected a class of {', '.join(f'{i} {name}' for i, name in names.items())}, got {class_id}."
-            )
+        if not is_whole(class_id) or class_id not in names:
+            known = ", ".join(f"{i} {name}" for i, name in names.items())
+            raise SessionError(f"Expected a class of {known}, got {shown(class_id)}.")
         return names[class_id]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from e2sam.data.checks import is_whole, shown
 from e2sam.data.masks import Box, MaskCrop, intersect
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.encoding import read_prompts
@@ -120,5 +121,6 @@ class ObjectReading(StackActions, SettingActions):
 
     def _check_plane(self, stack_id: int, plane: Plane) -> None:
         lengths = self.stack(stack_id).num_planes
-        if len(plane) != len(lengths) or not all(0 <= at < length for at, length in zip(plane, lengths, strict=True)):
-            raise SessionError(f"Expected a plane within {lengths} of stack {stack_id}, got {tuple(plane)}.")
+        is_plane = isinstance(plane, tuple | list) and len(plane) == len(lengths) and all(map(is_whole, plane))
+        if not is_plane or not all(0 <= at < length for at, length in zip(plane, lengths, strict=True)):
+            raise SessionError(f"Expected a plane within {lengths} of stack {stack_id}, got {shown(plane)}.")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from e2sam.data.checks import shown
 from e2sam.data.session.journal import Delta, Edit
 from e2sam.data.session.objects import ObjectActions
 from e2sam.data.session.records import ClassRecord, HistoryStep, NewObject, ObjectRecord, Plane
@@ -23,7 +24,7 @@ class Session(ObjectActions):
 
     def add_class(self, name: str, colour: str = "", key: str = "") -> ClassRecord:
         """Begin a class; its colour is the next of eight where none is given."""
-        _check_class(name, colour or "#000000")
+        _check_class(name, colour or "#000000", key)
         if any(known.name == name for known in self.classes()):
             raise SessionError(f"Expected a new class name, got {name!r} again.")
         with self._action("classes", f"Add class {name}") as edit:
@@ -43,7 +44,7 @@ class Session(ObjectActions):
             before.colour if colour is None else colour,
             before.key if key is None else key,
         )
-        _check_class(record.name, record.colour)
+        _check_class(record.name, record.colour, record.key)
         if any(other.name == record.name and other.id != class_id for other in known.values()):
             raise SessionError(f"Expected a new class name, got {record.name!r} again.")
         label = (
@@ -151,8 +152,11 @@ class Session(ObjectActions):
         return replace(step, stands=kind == "redo")
 
 
-def _check_class(name: str, colour: str) -> None:
+def _check_class(name: str, colour: str, key: str = "") -> None:
+    for text in (name, key):
+        if not isinstance(text, str):
+            raise SessionError(f"Expected the name and the key of a class as text, got {shown(text)}.")
     if not name.strip():
         raise SessionError("Expected a class name, got an empty one.")
-    if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
-        raise SessionError(f"Expected a colour like #e69f00, got {colour!r}.")
+    if not isinstance(colour, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+        raise SessionError(f"Expected a colour like #e69f00, got {shown(colour)}.")

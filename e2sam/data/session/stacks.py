@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from e2sam.data.checks import is_number, is_whole, shown
 from e2sam.data.content import content_hash, hash_files
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.session.core import SessionCore
@@ -102,8 +103,8 @@ class StackActions(SessionCore):
             If there is none of this number.
         """
         records = self._stack_records()
-        if stack_id not in records:
-            raise SessionError(f"Expected a stack of the session ({_listed(records)}), got {stack_id}.")
+        if not is_whole(stack_id) or stack_id not in records:
+            raise SessionError(f"Expected a stack of the session ({_listed(records)}), got {shown(stack_id)}.")
         return records[stack_id]
 
     def load_stack(self, stack_id: int, aligned: bool = True, unchanged: bool = False) -> ChannelStack:
@@ -197,8 +198,10 @@ class StackActions(SessionCore):
         `channel` is the one that it is about; the step is named after it.
         """
         record = self.stack(stack_id)
-        if recipes is not None and len(recipes) != len(record.channels):
-            raise ChannelError(f"Expected {len(record.channels)} recipes for {record.name}, got {len(recipes)}.")
+        given = list(recipes) if isinstance(recipes, Iterable) else [recipes]
+        is_wrong = len(given) != len(record.channels) or not all(isinstance(one, ChannelRecipe) for one in given)
+        if recipes is not None and is_wrong:
+            raise ChannelError(f"Expected {len(record.channels)} recipes for {record.name}, got {shown(recipes)}.")
         with self._action("recipes", f"Normalize {channel or record.name}") as edit:
             edit.put("stack", (stack_id, None if recipes is None else recipes_text(recipes)))
         return self.stack(stack_id)
@@ -206,6 +209,7 @@ class StackActions(SessionCore):
     def set_alignment(self, stack_id: int, shifts: Mapping[str, tuple[float, float]]) -> StackRecord:
         """Store the shift (dx, dy), pixels, that each named channel needs; an empty mapping takes it back."""
         record = self.stack(stack_id)
+        _check_shifts(shifts)
         _check_names(record, tuple(shifts))
         alignment = {name: (float(dx), float(dy)) for name, (dx, dy) in shifts.items()}
         return self._update_stack("alignment", replace(record, alignment=alignment))
@@ -346,9 +350,18 @@ def _listed(ids: Iterable[int]) -> str:
 
 def _check_names(record: StackRecord, names: Sequence[str]) -> None:
     known = {channel.name for channel in record.channels}
+    if not isinstance(names, Iterable):
+        raise ChannelError(f"Expected channels of {record.name}, got {shown(names)}.")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ChannelError(f"Expected channels of {record.name}, got {', '.join(map(str, unknown))}.")
+
+
+def _check_shifts(shifts: Any) -> None:
+    pairs = list(shifts.values()) if isinstance(shifts, Mapping) else [shifts]
+    wrong = [one for one in pairs if not (isinstance(one, tuple | list) and len(one) == 2 and all(map(is_number, one)))]
+    if wrong:
+        raise SessionError(f"Expected a shift (dx, dy) in pixels of each channel by name, got {shown(wrong[0])}.")
 
 
 def _are_there(paths: Sequence[Path]) -> bool:
