@@ -27,6 +27,8 @@ __all__ = ["AutomaticOptions", "AutomaticStep", "segment_everything", "segment_e
 # are as good.
 _THRESHOLDS = {"tiny": (0.5, 0.7)}
 _SAM_THRESHOLDS = (0.88, 0.95)
+# A mask of which so much lies in another that promises so much more is a piece of that.
+_MOSTLY_INSIDE, _CLEARLY_WORSE = 0.85, 0.1
 # Each tile is an encoder pass; in smaller ones nothing can be told from anything.
 _LEAST_TILE = 32
 
@@ -136,6 +138,24 @@ class _Candidates:
             rivals = torch.nonzero(alive & near[index])[:, 0]
             common = (masks[rivals] & masks[index]).sum(dim=(1, 2))
             alive[rivals[common > max_overlap * (areas[rivals] + areas[index] - common)]] = False
+        return self._only(kept)
+
+    def without_pieces(self) -> _Candidates:
+        """Of a mask that lies in a clearly better one, that one alone: a plain object is not cut into its parts."""
+        masks = self.logits > 0
+        areas = masks.sum(dim=(1, 2))
+        alive = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
+        for index in self.scores.argsort(descending=True, stable=True).tolist():
+            if not alive[index]:
+                continue
+            low, high = self.boxes[:, :2] >= self.boxes[index, :2] - 1, self.boxes[:, 2:] <= self.boxes[index, 2:] + 1
+            is_worse = self.scores < self.scores[index] - _CLEARLY_WORSE
+            pieces = torch.nonzero(alive & is_worse & low.all(1) & high.all(1))[:, 0]
+            common = (masks[pieces] & masks[index]).sum(dim=(1, 2))
+            alive[pieces[common > _MOSTLY_INSIDE * areas[pieces]]] = False
+        return self._only(torch.nonzero(alive)[:, 0].tolist())
+
+    def _only(self, kept: list[int]) -> _Candidates:
         return _Candidates(self.logits[kept], self.scores[kept], self.boxes[kept])
 
 
@@ -326,7 +346,8 @@ def _painted(found: list[_Candidates], frame: Frame, options: AutomaticOptions) 
         torch.cat([part.logits for part in found]),
         torch.cat([part.scores for part in found]),
         torch.cat([part.boxes for part in found]),
-    ).without_duplicates(options.max_overlap)
+    )
+    joined = joined.without_duplicates(options.max_overlap).without_pieces()
     labels = np.zeros(frame.original_size, np.int32)
     crops = [upsampled_crop(logits.float().cpu().numpy(), frame) for logits in joined.logits]
     sized = [(crop.area, crop) for crop in crops if crop is not None]

@@ -25,6 +25,7 @@ from e2sam.inference.canvas import LabelCanvas
 from e2sam.inference.predictor import Predictor
 from e2sam.inference.tiling import tiles_of
 from e2sam.modeling.e2sam import E2SAM
+from e2sam.weights.zoo import load_model
 
 # Values that the stand-in model tells apart: each object has its own brightness.
 BOXES = {(10, 12, 40, 40): 120, (60, 20, 100, 60): 170, (20, 70, 90, 110): 220}
@@ -164,6 +165,19 @@ def test_a_tile_side_can_be_asked_for(brightness_model: E2SAM) -> None:
     labels = segment_everything(predictor, points_per_side=8, tile_side=64)
     assert predictor.encoder_passes > 1
     assert min(best_ious(labels, truth((128, 112), BOXES))) > 0.85
+
+
+def test_plain_objects_are_not_cut_into_pieces() -> None:
+    rows, columns = np.mgrid[:300, :400]
+    discs = [(rows - y) ** 2 + (columns - x) ** 2 <= 28**2 for y in (60, 155, 250) for x in (60, 155, 250, 345)]
+    plane = 60.0 + 140 * np.sum(discs, axis=0)
+    noise = np.random.default_rng(0).normal(0, 2, (3, 300, 400))
+    stack = ChannelStack((plane + noise).astype(np.uint8), tuple(ChannelSpec(name) for name in "RGB"))
+    predictor = Predictor(load_model("tiny", device="cpu"), cache=False)
+    predictor.set_stack(stack)
+    labels = segment_everything(predictor)
+    assert min(best_ious(labels, discs)) > 0.9
+    assert labels.max() <= 20
 
 
 def test_boxes_and_stability_are_those_of_segment_anything() -> None:
