@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from napari_e2sam.widgets.model import ModelPanel
 __all__ = ["EncodingControl"]
 
 _keys = count(1)
+_NONE_TICKED = "Expected at least 1 selected channel, got 0: tick one in Channels."
+# What `read_stack` calls a channel that its file does not name.
+_NO_NAME = re.compile(r"ch\d+")
 
 
 class EncodingControl:
@@ -51,11 +55,15 @@ class EncodingControl:
 
     def take_model(self, model: dict[str, Any]) -> None:
         """Encode with another model, which the engine has loaded."""
+        work, state = self._work, self._work.state
         self._channels.table.set_trained(bool(model["channels"]))
         self._sent_key = ""
-        if model["channels"]:
-            self._fit_selection_to(model["channels"])
-        self.encode()
+        if not state.selection:
+            return
+        if state.refusal:
+            # It was said of the model before.
+            work.forget_error()
+        self._select(self._taken(state.selection), store=False)
 
     def hold(self) -> None:
         """Nothing counts as encoded while the engine loads another model."""
@@ -97,11 +105,11 @@ class EncodingControl:
         self._update_presets()
         self._channels.set_reason("")
         if stored is not None and all(name in names for name in stored):
-            self._select(tuple(names.index(name) for name in stored), store=False)
+            self._select(self._taken(tuple(names.index(name) for name in stored)), store=False)
         elif self._work.session.plane and state.selection and max(state.selection) < len(names):
-            self._select(state.selection, store=False)
+            self._select(self._taken(state.selection), store=False)
         else:
-            state.selection, state.is_deselected = (), False
+            state.selection, state.refusal = (), ""
             self.suggest()
 
     def suggest(self) -> None:
@@ -121,18 +129,20 @@ class EncodingControl:
             return
         self._work.say("", "info")
         if not suggestions or not state.rows:
-            self._select(tuple(range(min(3, len(state.rows)))))
+            self._select(self._taken(tuple(range(min(3, len(state.rows))))))
             return
         self._suggestions = suggestions
         self._update_presets()
         names = [row.name for row in state.rows]
         best = suggestions[0]
-        model = self._work.state.model
-        if model.get("channels"):
-            self._fit_selection_to(model["channels"])
+        reason = best.reason
+        selection = self._taken(())
+        if selection:
+            reason = "all that the model was trained on"
         else:
-            self._select(tuple(names.index(name) for name in best.names), store=False)
-        self._channels.set_reason(best.reason)
+            selection = tuple(names.index(name) for name in best.names)
+        self._select(selection, store=False)
+        self._channels.set_reason(reason)
         self._show_presets()
 
     def take_preset(self, position: int) -> None:
@@ -179,36 +189,56 @@ class EncodingControl:
 
     def _deselect(self) -> None:
         """No channel is ticked: nothing is encoded, and what waits to be is dropped."""
+        self._work.state.selection = ()
+        self._show_presets()
+        self._refuse(_NONE_TICKED)
+
+    def _refuse(self, why: str) -> None:
+        """Encode nothing, and say why; what waits to be is dropped."""
         work, state = self._work, self._work.state
-        state.selection, state.is_encoded, state.is_deselected = (), False, True
+        state.refusal, state.is_encoded = why, False
         work.engine.forget("prepare")
         self._model.set_progress(None, "")
-        self._show_presets()
-        try:
-            state.check_encoded()
-        except E2SamError as error:
-            work.fail(str(error))
+        self._model.set_details(model_text(state.model))
+        work.fail(why)
 
-    def _fit_selection_to(self, channels: Sequence[str]) -> None:
-        """A student takes its own channels only: untick the others."""
-        names = [row.name for row in self._work.state.rows]
-        missing = [name for name in channels if name not in names]
-        if not names:
-            return
+    def _taken(self, selection: tuple[int, ...]) -> tuple[int, ...]:
+        """What the model takes of a selection: a student its own channels only, and all of them rather than none."""
+        own, names = self._work.state.model.get("channels", ()), [row.name for row in self._work.state.rows]
+        if not own or not set(own) <= set(names):
+            return selection
+        return tuple(index for index in selection if names[index] in own) or tuple(map(names.index, own))
+
+    @property
+    def _why_not(self) -> str:
+        """Why the model cannot take the selection, or ""."""
+        state = self._work.state
+        own, names = state.model.get("channels", ()), [row.name for row in state.rows]
+        if not own:
+            return ""
+        model = Path(state.model["name"]).name
+        missing = [name for name in own if name not in names]
         if missing:
-            self._work.fail(
-                f"Expected the model's channels ({listed(channels)}), got {listed(names)}: "
-                "choose another model, or rename the channels."
+            return (
+                f"Expected the channels that {model} was trained on, got a stack without {listed(missing)}: "
+                "choose another model in Model, or another image."
             )
-            return
-        kept = tuple(index for index in self._work.state.selection if names[index] in channels)
-        chosen = kept or tuple(names.index(name) for name in channels)
-        self._work.state.selection, self._work.state.is_deselected = chosen, False
-        self._channels.set_selection(chosen)
+        if all(map(_NO_NAME.fullmatch, own)) and len(own) != len(names):
+            return (
+                f"Expected {len(own)} channels, as {model} was trained on, got {len(names)}: "
+                "choose another model in Model, or another image."
+            )
+        others = [name for name in state.names if name not in own]
+        if others:
+            return (
+                f"Expected channels that {model} was trained on, got {listed(others)}: "
+                f"untick {'it' if len(others) == 1 else 'them'} in Channels, or choose another model in Model."
+            )
+        return ""
 
     def _select(self, selection: tuple[int, ...], store: bool = True) -> None:
         work = self._work
-        work.state.selection, work.state.is_deselected = selection, False
+        work.state.selection, work.state.refusal = selection, ""
         self._channels.set_selection(selection)
         self._show_presets()
         if store and not work.session.file.is_read_only:
@@ -223,6 +253,10 @@ class EncodingControl:
         if state.scene is None or not state.selection or not state.model:
             return
         state.is_encoded = self._was_encoded = False
+        if why := self._why_not:
+            self._refuse(why)
+            return
+        state.refusal = ""
         key, scene, plane = self._key, state.scene, work.session.plane
         alignment = work.session.record.alignment
         body: dict[str, Any] = {
@@ -235,7 +269,7 @@ class EncodingControl:
             return
 
         def send(described: tuple[dict[str, Any], dict[str, NDArray[Any]]]) -> None:
-            if key == self._key:
+            if key == self._key and not work.state.refusal:
                 # The selection may have moved on while the pixels were read.
                 body["channels"] = list(work.state.selection)
                 body["recipes"] = [recipe.to_json() for recipe in work.state.recipes]

@@ -24,6 +24,7 @@ class LearningControl:
         self._models = models
         self._training = Training()
         self._run = 0
+        self._kind = ""
         self._out = ""
         panel.finetune_asked.connect(lambda settings: self.begin("finetune", settings))
         panel.inherit_asked.connect(lambda settings: self.begin("inherit", settings))
@@ -60,7 +61,7 @@ class LearningControl:
         except E2SamError as error:
             work.fail(str(error))
             return
-        self._run = run.id
+        self._run, self._kind = run.id, kind
         self._panel.set_running(True)
         self._panel.set_message("Preparing: encoding the images once" if kind == "finetune" else "Preparing")
         self._training.start(
@@ -92,7 +93,8 @@ class LearningControl:
         figures = {"before": result["before"], "after": result["after"]}
         self._record("done" if is_better else "rejected", metrics=figures, checkpoint=Path(self._out))
         self._panel.set_message("")
-        advice = "" if is_better else " It is not better than before: the old model stays."
+        # Of a fine-tuning the result says so itself.
+        advice = "" if is_better or self._kind == "finetune" else " It is not better than before: the old model stays."
         self._panel.set_result(result["message"] + advice, can_use=is_better)
         news = "a new model waits in Learning" if is_better else "the old model stays"
         self._work.say(f"Training is done: {news}.", "info")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.layers import Image
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
+from e2sam.data.content import hash_pixels
 from e2sam.data.session import StackRecord
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError
-from napari_e2sam._convert import AXIS_KEY, STACK_KEY
+from napari_e2sam._convert import AXIS_KEY, STACK_KEY, axis_labels
 from napari_e2sam._reader import layer_of
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.stack import StackPanel
 
-_REST_MS = 1000
+__all__ = ["ReopenControl", "keep_pixels"]
 
-__all__ = ["ReopenControl"]
+_REST_MS = 1000
+_KEPT_BYTES = 1 << 28
 
 
 class ReopenControl:
@@ -107,7 +111,8 @@ class ReopenControl:
         record, stack, is_changed = loaded
         if stack is not None:
             metadata: dict[str, Any] = {STACK_KEY: stack, AXIS_KEY: record.reading.get("channel_axis")}
-            data, settings, _ = layer_of(stack.data, {"name": record.name, "metadata": metadata, "rgb": False})
+            given = {"name": record.name, "metadata": metadata, "rgb": False, "axis_labels": axis_labels(stack)}
+            data, settings, _ = layer_of(stack.data, given)
             self._work.viewer.add_image(data, **settings)
             self._restore_view()
             return
@@ -135,3 +140,21 @@ class ReopenControl:
         if "centre" in view and "zoom" in view:
             camera = self._work.canvas.camera
             camera.center, camera.zoom = tuple(view["centre"]), view["zoom"]
+
+
+def keep_pixels(stack: ChannelStack, session: Path) -> Path | None:
+    """Pixels that stand in no file, kept beside the session: to reopen it, and to learn from it. None if too large."""
+    size = int(np.prod(stack.data.shape, dtype=np.int64)) * np.dtype(stack.data.dtype).itemsize
+    if size > _KEPT_BYTES:
+        return None
+    path = session.with_suffix(".stacks") / f"{hash_pixels(stack).split(':')[1]}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, data=np.asarray(stack.data[...]), channels=np.array(stack.names))
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path

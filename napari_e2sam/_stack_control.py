@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +11,40 @@ from napari.layers import Image
 from qtpy.QtCore import QTimer
 
 from e2sam.data.alignment import shifted
-from e2sam.data.content import hash_pixels
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.session import StackRecord
-from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError, PromptError
 from napari_e2sam._alignment_control import AlignmentControl
-from napari_e2sam._convert import STACK_KEY, UNCLEAR_KEY, Scene, axis_choices, channels_first, scene_of
-from napari_e2sam._rows import ChannelRow, LayerRow
+from napari_e2sam._convert import (
+    AXES_KEY,
+    STACK_KEY,
+    UNCLEAR_KEY,
+    AxisChoice,
+    Scene,
+    axis_choices,
+    forget_file,
+    move_along,
+    place_of,
+    same_grid,
+    scene_of,
+    series_choices,
+    show_channels_first,
+    split_with,
+)
+from napari_e2sam._own_layers import at_once
+from napari_e2sam._reopen_control import keep_pixels
+from napari_e2sam._rows import ChannelRow, LayerRow, listed
 from napari_e2sam._state import Workplace
 from napari_e2sam._statistics import described, display_range
 from napari_e2sam.widgets.stack import StackPanel
 
 __all__ = ["StackControl"]
 
-_KEPT_BYTES = 1 << 28
 # The window answers between one new layer and the next.
 _BETWEEN_MS = 15
+# A layer that is dragged, or given other pixels again and again, is followed when it comes to rest.
+_REST_MS = 120
+_PLACED_BY = ("scale", "translate", "rotate", "shear", "affine")
 
 
 class StackControl:
@@ -43,6 +58,12 @@ class StackControl:
         # Layers that no stack could be made of, and those that were hidden for another.
         self._refused: tuple[Image, ...] = ()
         self._hidden: tuple[Image, ...] = ()
+        # Layers of the stack that were given other pixels, and what is to be said of the stack that is read again.
+        self._replaced: tuple[Image, ...] = ()
+        self._news = ""
+        self._is_turning = self._is_held = False
+        # What the canvas lies over; with channels that were aligned, the one in use is another one.
+        self._laid: Scene | None = None
         panel.layers_chosen.connect(self._on_layers_chosen)
         panel.axis_chosen.connect(self._on_axis_chosen)
         panel.sample_asked.connect(open_sample)
@@ -59,6 +80,10 @@ class StackControl:
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._pick_by_itself)
+        self._resting = QTimer()
+        self._resting.setSingleShot(True)
+        self._resting.setInterval(_REST_MS)
+        self._resting.timeout.connect(self._follow)
         self._making = QTimer()
         # With none between, two of them come in one turn of the window.
         self._making.setInterval(_BETWEEN_MS)
@@ -67,25 +92,24 @@ class StackControl:
     def close(self) -> None:
         """Let go of the viewer."""
         self._later.stop()
+        self._resting.stop()
         self._making.stop()
         self.alignment.close()
         layers = self._work.viewer.layers.events
         layers.inserted.disconnect(self._on_inserted)
         layers.removed.disconnect(self._on_removed)
         for layer in self._images():
-            layer.events.name.disconnect(self._update_layers)
+            self._ignore(layer)
 
     def start(self) -> None:
         """Look at the layers that are already there."""
         for layer in self._images():
-            layer.events.name.connect(self._update_layers)
+            self._listen(layer)
         self._pick_by_itself()
 
     def choose(self, layers: tuple[Image, ...], axis: int | None = None) -> None:
         """Make a stack of these layers."""
-        self._chosen, self._axis, self._refused = layers, axis, ()
-        if axis is None and len(layers) == 1 and UNCLEAR_KEY in layers[0].metadata:
-            self._axis = layers[0].metadata[UNCLEAR_KEY].axis
+        self._chosen, self._axis, self._refused, self._news = layers, axis, (), ""
         self._update_layers()
         if not layers:
             return
@@ -93,8 +117,7 @@ class StackControl:
             if layer in self._hidden:
                 layer.visible = True
         self._hidden = tuple(layer for layer in self._hidden if layer not in layers)
-        if len(layers) == 1:
-            self._update_axes(layers[0])
+        self._update_axes()
         work = self._work
         if work.state.layer is not None and work.state.layer not in layers:
             # Until the next stack is read, a click would go to the one before.
@@ -121,9 +144,14 @@ class StackControl:
             active = self._work.viewer.layers.selection.active
             readers = [layer for layer in images if STACK_KEY in layer.metadata]
             picked = (readers or ([active] if active in images else images))[-1]
-            alike = [layer for layer in images if layer.ndim == 2 and not layer.rgb and _same_grid(layer, picked)]
+            alike = [layer for layer in images if layer.ndim == 2 and not layer.rgb and same_grid(layer, picked)]
             # Channels that were split into layers of one plane are one stack.
-            self.choose(tuple(alike) if not picked.rgb and picked.ndim == 2 and len(alike) > 1 else (picked,))
+            if not picked.rgb and picked.ndim == 2 and len(alike) > 1:
+                self.choose(tuple(alike))
+            else:
+                self.choose(split_with(picked, images))
+        elif self._chosen and self._chosen != before:
+            self._go_on_without(tuple(layer for layer in before if layer not in self._chosen))
         else:
             self._update_layers()
             if not images:
@@ -134,6 +162,14 @@ class StackControl:
                     self._work.say("", "info")
                 self._panel.set_axes((), -1)
                 self._panel.set_summary("Open an image (File > Open, or drop it here), or take the sample.")
+
+    def _go_on_without(self, gone: tuple[Image, ...]) -> None:
+        """Make the stack of the layers that are left of several."""
+        state = self._work.state
+        scene = state.scene if state.layer in (*gone, *self._chosen) else None
+        self.choose(self._chosen, self._axis if scene is None else scene.channel_axis)
+        if scene is not None:
+            self._news = f"Closed: {listed([layer.name for layer in gone])}. The stack is made of the others."
 
     @property
     def _has_lost_layer(self) -> bool:
@@ -147,9 +183,11 @@ class StackControl:
         for lane in ("prepare", "predict", "hover", "shares", "leave_one_out"):
             work.engine.forget(lane)
         self._making.stop()
+        self._news = ""
         self.alignment.forget()
         self._panel.set_worklist(0, 0, 0, False)
         work.canvas.open(None)
+        self._laid = None
         work.session.leave()
         work.state.leave()
         work.say("Image closed; its objects stay in the session.", "info")
@@ -161,6 +199,9 @@ class StackControl:
             self._refused = self._chosen
         elif self._work.state.layer not in self._chosen:
             self._work.canvas.take_tool("points")
+        self._news = ""
+        names = listed([layer.name for layer in self._chosen])
+        self._panel.set_summary(f"No stack was made of {names}: tick another layer, or open another image.")
         self._work.fail(text)
 
     def _on_layer_asked(self, layer: Image) -> None:
@@ -177,21 +218,18 @@ class StackControl:
         layer = self._chosen[0] if self._chosen else None
         if layer is None:
             return
-        if (
-            len(self._chosen) == 1
-            and STACK_KEY not in layer.metadata
-            and not layer.rgb
-            and scene.channel_axis is not None
-        ):
-            if UNCLEAR_KEY in layer.metadata:
-                layer.data = scene.stack.data
-            else:
-                channels_first(layer, scene.channel_axis)
+        self._is_turning = True
+        try:
+            show_channels_first(self._chosen, scene)
+        finally:
+            self._is_turning = False
+        news = self._take_news(record)
         state = work.state
         state.scene, state.layer, state.rows, state.recipes = scene, layer, rows, recipes
         state.is_encoded = False
         self.alignment.forget()
         work.canvas.open(scene)
+        self._laid, self._is_held = scene, False
         stack = scene.stack
         height, width = stack.size
         planes = "".join(f", {axis} {count}" for axis, count in zip(stack.leading, stack.num_planes, strict=True))
@@ -199,6 +237,7 @@ class StackControl:
         warning = " ".join(
             text
             for text in (
+                news,
                 scene.warning,
                 f"Mostly invalid: {', '.join(invalid[:4])}{'...' if len(invalid) > 4 else ''}." if invalid else "",
             )
@@ -212,6 +251,107 @@ class StackControl:
         self._show_channel()
         state.scene_changed.emit()
         self._making.start()
+
+    def _take_news(self, record: StackRecord) -> str:
+        """What is to be said of a stack that was read again, where it is another one now."""
+        work, news, self._news = self._work, self._news, ""
+        before = work.session.stack_id
+        if not news or before is None or record.id == before:
+            return ""
+        file = work.session.file
+        names = {channel.name for channel in record.channels}
+        if record.selection is None and work.state.names and set(work.state.names) <= names and not file.is_read_only:
+            file.set_selection(record.id, work.state.names)
+        count = sum(one.stack_id == before for one in file.objects())
+        if not count:
+            return news
+        return f"{news} The session keeps the {count} object{'' if count == 1 else 's'} of the stack before."
+
+    # -- a layer that is changed while it is in use ------------------------------------------------------------------
+
+    def _listen(self, layer: Image) -> None:
+        layer.events.name.connect(self._update_layers)
+        layer.events.data.connect(self._on_replaced)
+        for name in _PLACED_BY:
+            layer.events[name].connect(self._on_placed)
+
+    def _ignore(self, layer: Image) -> None:
+        layer.events.name.disconnect(self._update_layers)
+        layer.events.data.disconnect(self._on_replaced)
+        for name in _PLACED_BY:
+            layer.events[name].disconnect(self._on_placed)
+
+    def _on_placed(self, event: Any) -> None:
+        if not self._is_turning and event.source in self._chosen:
+            self._resting.start()
+
+    def _on_replaced(self, event: Any) -> None:
+        layer = event.source
+        if self._is_turning or layer not in self._chosen:
+            return
+        if layer not in self._replaced:
+            self._replaced += (layer,)
+        self._resting.start()
+
+    def _follow(self) -> None:
+        """Go on with the layers where they lie now, and with the pixels that they have now."""
+        replaced, self._replaced = tuple(layer for layer in self._replaced if layer in self._chosen), ()
+        state = self._work.state
+        if not self._chosen:
+            return
+        if replaced:
+            self._read_again(replaced)
+        elif len(self._chosen) > 1 or state.layer is not self._chosen[0]:
+            self.choose(self._chosen, self._axis)
+            if state.layer in self._chosen:
+                self._news = "Layers were moved: read again."
+        else:
+            self._move()
+
+    def _read_again(self, replaced: tuple[Image, ...]) -> None:
+        axes = [forget_file(layer) for layer in replaced]
+        state, shape = self._work.state, self._chosen[0].data.shape
+        axis = axes[0]
+        if len(self._chosen) > 1 or state.scene is None or state.layer is not self._chosen[0]:
+            axis = self._axis
+        elif axis is not None and axis >= 0 and shape[axis] != state.scene.stack.num_channels:
+            # Other pixels altogether.
+            axis = None
+        self.choose(self._chosen, axis)
+        if state.layer in self._chosen:
+            self._news = f"New pixels in {listed([one.name for one in replaced])}: read again."
+
+    def _move(self) -> None:
+        """Lay everything of ours over the image where it lies now."""
+        work, state = self._work, self._work.state
+        if state.scene is None or state.layer is None or self._laid is None:
+            return
+        try:
+            after = place_of(state.layer)
+        except E2SamError as error:
+            self._hold_tool(True)
+            work.fail(str(error))
+            return
+        work.forget_error()
+        self._hold_tool(False)
+        before = self._laid.scale, self._laid.translate
+        if after == before:
+            return
+        for layer in work.viewer.layers:
+            if work.canvas.is_ours(layer):
+                with at_once(layer, extent=True):
+                    move_along(layer, before, after)
+        for scene in (self._laid, state.scene):
+            scene.scale, scene.translate = after
+
+    def _hold_tool(self, is_held: bool) -> None:
+        """Let no click go where the image no longer lies; a layer that the user is at stays active."""
+        canvas, active = self._work.canvas, self._work.viewer.layers.selection.active
+        if is_held != self._is_held and active is not None and canvas.is_ours(active):
+            canvas.take_tool("" if is_held else "points")
+        self._is_held = is_held
+
+    # -- planes of a series or a volume ------------------------------------------------------------------------------
 
     def _on_make(self) -> None:
         if self._work.canvas.make_one():
@@ -256,10 +396,18 @@ class StackControl:
         images = self._images()
         self._panel.set_layers([LayerRow(id(layer), layer.name, layer in self._chosen) for layer in images])
 
-    def _update_axes(self, layer: Image) -> None:
-        choices = axis_choices(layer)
+    @property
+    def _axis_choices(self) -> tuple[AxisChoice, ...]:
+        return axis_choices(self._chosen[0]) if len(self._chosen) == 1 else series_choices(self._chosen)
+
+    def _update_axes(self) -> None:
+        choices, axis = self._axis_choices, self._axis
+        if axis is None and len(self._chosen) == 1:
+            metadata = self._chosen[0].metadata
+            known = metadata.get(UNCLEAR_KEY) or metadata.get(AXES_KEY)
+            axis = None if known is None else known.axis
         axes = [choice.axis for choice in choices]
-        self._panel.set_axes([choice.text for choice in choices], axes.index(self._axis) if self._axis in axes else 0)
+        self._panel.set_axes([choice.text for choice in choices], axes.index(axis) if axis in axes else 0)
 
     def _update_worklist(self) -> None:
         session, state = self._work.session, self._work.state
@@ -274,8 +422,8 @@ class StackControl:
         self.choose(tuple(layer for layer in self._images() if id(layer) in keys))
 
     def _on_axis_chosen(self, position: int) -> None:
-        if len(self._chosen) == 1:
-            self.choose(self._chosen, axis_choices(self._chosen[0])[position].axis)
+        if choices := self._axis_choices:
+            self.choose(self._chosen, choices[position].axis)
 
     def _on_plane_asked(self, direction: int) -> None:
         state, session = self._work.state, self._work.session
@@ -316,22 +464,14 @@ class StackControl:
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
         if isinstance(layer, Image) and not self._work.canvas.is_ours(layer):
-            layer.events.name.connect(self._update_layers)
+            self._listen(layer)
             self._later.start()
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value
         if isinstance(layer, Image):
-            layer.events.name.disconnect(self._update_layers)
+            self._ignore(layer)
             self._later.start()
-
-
-def _same_grid(one: Image, other: Image) -> bool:
-    return (
-        one.data.shape[-2:] == other.data.shape[-2:]
-        and np.allclose(one.scale[-2:], other.scale[-2:])
-        and np.allclose(one.translate[-2:], other.translate[-2:])
-    )
 
 
 def _opened(
@@ -344,28 +484,10 @@ def _opened(
         reading = {} if scene.channel_axis is None else {"channel_axis": scene.channel_axis}
         record = work.session.file.add_stack(stack, reading=reading)
     else:
-        paths = [kept] if (kept := _kept(stack, work.session.path)) is not None else []
+        paths = [kept] if (kept := keep_pixels(stack, work.session.path)) is not None else []
         reading = {"channel_axis": len(stack.leading)} if paths else {}
         record = work.session.file.add_stack(stack, name=layers[0].name, paths=paths, reading=reading)
     if record.alignment:
         scene = replace(scene, stack=shifted(stack, record.alignment))
     rows, recipes = described(scene.stack, record)
     return scene, record, rows, recipes
-
-
-def _kept(stack: ChannelStack, session: Path) -> Path | None:
-    """Pixels that stand in no file, kept beside the session: to reopen it, and to learn from it. None if too large."""
-    size = int(np.prod(stack.data.shape, dtype=np.int64)) * np.dtype(stack.data.dtype).itemsize
-    if size > _KEPT_BYTES:
-        return None
-    path = session.with_suffix(".stacks") / f"{hash_pixels(stack).split(':')[1]}.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, data=np.asarray(stack.data[...]), channels=np.array(stack.names))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    return path

@@ -60,8 +60,9 @@ class State:
         Indices of the selected channels, in the user's order.
     model
         What the engine said of the loaded model; empty before one is loaded.
-    is_deselected
-        Whether the user has unticked every channel, so that no encoding is under way or to come.
+    refusal
+        Why nothing can be encoded as things are, in a line for the user: no channel is ticked, or the model takes
+        others. Empty where an encoding is there, under way or to come.
     is_encoded
         Whether the engine can answer prompts for exactly this.
     grid
@@ -80,7 +81,7 @@ class State:
         self.selection: tuple[int, ...] = ()
         self.model: dict[str, Any] = {}
         self.matrix: NDArray[Any] | None = None
-        self.is_deselected = False
+        self.refusal = ""
         self.is_encoded = False
         self.grid: LogitsGrid | None = None
 
@@ -89,8 +90,13 @@ class State:
         self.scene, self.layer = None, None
         self.rows, self.recipes, self.selection = (), (), ()
         self.matrix, self.grid = None, None
-        self.is_deselected = self.is_encoded = False
+        self.refusal, self.is_encoded = "", False
         self.scene_changed.emit()
+
+    @property
+    def is_deselected(self) -> bool:
+        """Whether no channel is selected that the model can take, so that no encoding is under way or to come."""
+        return bool(self.refusal)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,10 +116,10 @@ class State:
         Raises
         ------
         PromptError
-            If no channel is selected, or the encoding is still to come.
+            If nothing can be encoded, or the encoding is still to come.
         """
-        if self.is_deselected:
-            raise PromptError("Expected at least 1 selected channel, got 0: tick one in Channels.")
+        if self.refusal:
+            raise PromptError(self.refusal)
         if not self.is_encoded:
             raise PromptError("Expected an encoded stack, got none: wait for the encoding, or choose a layer in Stack.")
 
@@ -148,9 +154,15 @@ class Workplace:
 
         def say(text: str, kind: str) -> None:
             self._shows_error = kind == "error"
-            show(text, kind)
+            # A window that can only look says so whenever there is nothing else to say.
+            show(text or self._why_read_only, kind)
 
         self.say = say
+
+    @property
+    def _why_read_only(self) -> str:
+        file = self.session.file
+        return file.message if file.is_read_only else ""
 
     def fail(self, text: str) -> None:
         """Show an error line."""

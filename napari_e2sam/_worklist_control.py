@@ -179,6 +179,9 @@ class WorklistControl:
     def go_to_doubt(self) -> None:
         """Go to the image whose candidate masks disagree most, when all are compared; asked again, of those so far."""
         work, waiting = self._work, self.worklist.waiting
+        if not self.worklist.items:
+            work.fail("Expected a worklist, got none: open a folder in Worklist.")
+            return
         if not waiting:
             work.say("Every other image of the worklist is done.", "info")
             return

@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 __all__ = ["Curves"]
 
 _COLOURS = ("#e08a3c", "#3f9fd8", "#4fb06d", "#b06fd0")
-_MARGIN = 16
+_ROW = 16
+_BETWEEN = 12
 _MOST_POINTS = 400
 
 
@@ -42,6 +43,22 @@ class Curves(QWidget):
                 del points[1:-1:2]
         self.update()
 
+    @property
+    def legend(self) -> tuple[tuple[str, QPointF], ...]:
+        """Name and last value of each curve, and where it is written; in as many rows as it takes."""
+        labels: list[tuple[str, QPointF]] = []
+        left, row = 2.0, 1
+        for name, points in self._curves.items():
+            text = self.fontMetrics().elidedText(
+                f"{name} {points[-1][1]:.3g}", Qt.TextElideMode.ElideMiddle, self.width() - 4
+            )
+            width = self.fontMetrics().horizontalAdvance(text)
+            if labels and left + width > self.width() - 2:
+                left, row = 2.0, row + 1
+            labels.append((text, QPointF(left, row * _ROW - 4)))
+            left += width + _BETWEEN
+        return tuple(labels)
+
     def sizeHint(self) -> QSize:
         return QSize(200, 110)
 
@@ -51,18 +68,17 @@ class Curves(QWidget):
         text = self.palette().text().color()
         frame = QColor(text)
         frame.setAlpha(60)
-        area = QRectF(1, _MARGIN, self.width() - 2, self.height() - _MARGIN - 2)
+        legend = self.legend
+        top = legend[-1][1].y() + 4 if legend else _ROW
+        area = QRectF(1, top, self.width() - 2, self.height() - top - 2)
         painter.setPen(QPen(frame))
         painter.drawRect(area)
         last = max((points[-1][0] for points in self._curves.values() if points), default=1.0)
-        left = 2.0
-        for position, (name, points) in enumerate(self._curves.items()):
+        for position, (points, (label, place)) in enumerate(zip(self._curves.values(), legend, strict=True)):
             colour = QColor(_COLOURS[position % len(_COLOURS)])
             painter.setPen(QPen(colour, 1.6))
             painter.drawPolyline(_line(points, area, last))
-            label = f"{name} {points[-1][1]:.3g}"
-            painter.drawText(QPointF(left, _MARGIN - 4), label)
-            left += self.fontMetrics().horizontalAdvance(label) + 12
+            painter.drawText(place, label)
         if not self._curves:
             painter.setPen(text)
             painter.drawText(area, Qt.AlignmentFlag.AlignCenter, "Curves appear while a model learns")

@@ -36,6 +36,7 @@ def test_an_image_that_moved_or_changed_is_asked_for(
     # Where it was: the channels that were aligned are shifted once.
     window = Window(viewer, qtbot, session=path)
     window.wait(lambda: window.state.is_encoded)
+    assert viewer.dims.axis_labels == ("channel", "row", "column"), "the slider says what it is for"
     once = shifted(stack, {"nir": (3.0, 0.0)})
     assert np.array_equal(window.state.scene.stack.read(), once.read(), equal_nan=True)
     assert np.allclose(camera.center, (0.0, 20.0, 25.0))

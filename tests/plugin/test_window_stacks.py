@@ -142,9 +142,12 @@ def test_a_session_goes_on_in_another_viewer(
     second.wait(lambda: second.state.is_encoded)
     assert second.canvas.objects_layer is not first.canvas.objects_layer
     second.wait(lambda: second.canvas.objects_layer is not None and second.canvas.objects_layer.data[30, 30] == 1)
+    second.wait(lambda: second.widget.status.text().endswith("opened read-only. Close it there to work on it here."))
     second.canvas.points_layer.add([[10, 10]])
     assert "read-only" in second.widget.status.text()
     assert len(second.canvas.points_layer.data) == 1
+    second.tick("green")
+    assert "read-only" in second.widget.status.text(), "it is said whenever there is nothing else to say"
     second.close()
 
     # Closed and opened again, everything is there: stack, channels, objects, and the object under way.
