@@ -37,6 +37,7 @@ class Canvas:
     pointed_at = Signal(object)  # (x, y) under the pointer, or None outside of the image
     painted = Signal(object, object)  # box that the user painted in the objects layer, and its labels (h, w) after it
     objects_made = Signal()  # the objects layer is new and empty
+    objects_deleted = Signal()  # the user has taken the objects layer away
     refused = Signal(str)  # why what the user drew is no prompt; it is to be taken off again
     plane_changed = Signal()
     tool_changed = Signal(str)
@@ -47,7 +48,7 @@ class Canvas:
         Points(np.zeros((0, 2)))
         self.viewer = viewer
         self._undrawn = Undrawn(viewer)
-        self._own = OwnLayers(viewer, self._on_made, self._on_gone)
+        self._own = OwnLayers(viewer, self._on_made, self._on_gone, self._on_deleted)
         self._mask_box: Box | None = None
         self._has_labels = False
         # Colours by number, of a colormap: the table of objects asks for all it shows at each change.
@@ -87,6 +88,8 @@ class Canvas:
 
     def _on_made(self, name: str, layer: Layer) -> None:
         """Listen to a layer that is new and empty."""
+        if name in ("points", "box"):
+            layer.events.visible.connect(self._on_active)
         if name == "points":
             layer.mouse_drag_callbacks.insert(0, self._on_press)
             layer.events.data.connect(self._on_points)
@@ -107,10 +110,20 @@ class Canvas:
             ("data", self._on_points),
             ("data", self._on_shapes),
             ("paint", self._on_paint),
+            ("visible", self._on_active),
         ):
             events = getattr(layer.events, emitter, None)
             if events is not None:
                 events.disconnect(callback)
+
+    def _on_deleted(self, name: str) -> None:
+        if name == "objects":
+            self.objects_deleted.emit()
+
+    def make_objects(self) -> None:
+        """Make the layer of accepted objects, where the user has taken it away."""
+        if self._own.scene is not None:
+            self._own.objects()
 
     @property
     def objects_layer(self) -> Labels | None:
@@ -283,12 +296,14 @@ class Canvas:
     # -- tools -------------------------------------------------------------------------------------------------------
 
     def take_tool(self, name: str) -> None:
-        """Arm a tool: "points", "box", "scribble" or "move"."""
+        """Arm a tool: "points", "box", "scribble" or "move"; its layer shows, for a hidden one takes no click."""
         if self._own.scene is None:
             return
         points = self._own.points()
         target: Layer = self._own.shapes() if name in ("box", "scribble") else points
         with self._own.writing():
+            if name and not target.visible:
+                target.visible = True
             if (shapes := self._own.get("box")) is not None:
                 shapes.mode = {"box": "add_rectangle", "scribble": "add_polyline"}.get(name, "pan_zoom")
             points.mode = {"points": "add", "move": "select"}.get(name, "pan_zoom")
@@ -377,7 +392,10 @@ class Canvas:
         mode = str(getattr(active, "mode", ""))
         tools = {"add": "points", "select": "move", "add_rectangle": "box", "add_polyline": "scribble"}
         is_prompt = active is not None and active in (self._own.get("points"), self._own.get("box"))
-        self.tool_changed.emit(tools.get(mode, "") if is_prompt else "")
+        if is_prompt and not active.visible:
+            self.tool_changed.emit("hidden")
+        else:
+            self.tool_changed.emit(tools.get(mode, "") if is_prompt else "")
 
     def _on_step(self, event: Any) -> None:
         self.plane_changed.emit()

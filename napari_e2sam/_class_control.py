@@ -8,11 +8,14 @@ from typing import Any
 from qtpy.QtWidgets import QInputDialog
 
 from e2sam.data.session import Change, ClassRecord
-from e2sam.errors import E2SamError
+from e2sam.errors import E2SamError, SessionError
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.objects import ObjectsPanel
 
 __all__ = ["ClassControl"]
+
+# Characters of a name: no list has room for more.
+_LONGEST = 100
 
 
 class ClassControl:
@@ -57,7 +60,7 @@ class ClassControl:
         """Add a class and make it the current one."""
 
         def add() -> None:
-            self._work.session.class_id = self._work.session.file.add_class(name).id
+            self._work.session.class_id = self._work.session.file.add_class(_checked(name)).id
             self._show()
 
         self._try(add)
@@ -66,7 +69,7 @@ class ClassControl:
         """Give the current class another name; its objects keep it."""
         current = self.current
         if name != current.name:
-            self._try(lambda: self._work.session.file.update_class(current.id, name=name))
+            self._try(lambda: self._work.session.file.update_class(current.id, name=_checked(name)))
 
     def remove(self, to: str | None = None) -> None:
         """Remove the current class; its objects, on every image, go to the class `to`."""
@@ -130,3 +133,11 @@ class ClassControl:
             session.class_id = classes[0].id
         names = [record.name for record in classes]
         self._panel.set_classes(names, self.current.name, [record.colour for record in classes])
+
+
+def _checked(name: str) -> str:
+    if len(name) > _LONGEST or len(name.splitlines()) > 1:
+        raise SessionError(
+            f"Expected a class name of one line and at most {_LONGEST} characters, got {len(name)}: shorten it."
+        )
+    return name

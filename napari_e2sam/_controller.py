@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from napari.components import ViewerModel
+from napari.layers import Image
 
 from e2sam.errors import E2SamError
 from napari_e2sam._canvas import Canvas
 from napari_e2sam._carry_control import CarryControl
 from napari_e2sam._class_control import ClassControl
+from napari_e2sam._convert import STACK_KEY, UNCLEAR_KEY
 from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
@@ -96,7 +98,7 @@ class Controller:
         self.exchange = ExchangeControl(panels.objects, self.work)
         self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
         self.classes = ClassControl(panels.objects, self.work)
-        self.carrying = CarryControl(panels.objects, self.work, self.stack.go_on, self.prompts.begin)
+        self.carrying = CarryControl(panels.objects, self.work, self.stack.planes.go_on, self.prompts.begin)
         self.learning = LearningControl(panels.learning, self.work, self.models)
         # A stand-in for the engine has no cache that another process could fill.
         self.worklist = WorklistControl(panels.worklist, self.work, prefetches=start_engine is start_process)
@@ -113,14 +115,13 @@ class Controller:
         if self.session.file.message:
             say(self.session.file.message, "error")
 
-    def start(self, model: str = "tiny") -> None:
-        """Load a model and look at the layers that are there."""
+    def start(self, model: str = "tiny", goes_on: bool = False) -> None:
+        """Load a model and look at the layers that are there; a session that goes on has its own image first."""
         # A program that ends with its window open ends it while all that it holds is there.
         atexit.register(self.close)
         self.work.tasks.run(prepare, lambda _: None, self.work.fail)
         self.models.start(model)
-        self.reopening.start()
-        self.stack.start()
+        self.stack.start(picks=not self.reopening.start(beside_others=goes_on))
 
     def close(self, remove_layers: bool = False) -> bool:
         """Let go of the viewer, end the engine, close the session; a second time does nothing, and says so (False)."""
@@ -141,6 +142,19 @@ class Controller:
         self.work.canvas.close(remove_layers)
         self.session.close()
         return True
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images that the session brings back when it goes on: those that we opened, and the stack in use."""
+        is_kept = self.session.has_stack and bool(self.session.record.paths)
+        chosen = self.stack.chosen if is_kept else ()
+        return tuple(
+            layer
+            for layer in self.viewer.layers
+            if isinstance(layer, Image)
+            and not self.work.canvas.is_ours(layer)
+            and (layer in chosen or STACK_KEY in layer.metadata or UNCLEAR_KEY in layer.metadata)
+        )
 
     def open_sample(self) -> None:
         """Open the sample stack."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QMessageBox, QVBoxLayout, QWidget
 
-from e2sam.data.export import export
+from e2sam.data.export import FORMATS, export
 from e2sam.data.importing import Imported, import_coco, import_labels
 from e2sam.data.io import STACK_SUFFIXES
+from e2sam.data.session import Session
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.export import ExportForm, ExportRequest, ImportForm, ImportRequest
 
-__all__ = ["ExchangeControl"]
+__all__ = ["ExchangeControl", "is_protected"]
+
+_PROTECTED = "Expected another file than those of the session and its images, got {}: choose another name."
+# Of a session's own files, beside itself, and of its folders.
+_BESIDE, _FOLDERS = ("-wal", "-shm", ".lock"), (".stacks", ".models")
 
 
 class ExchangeControl:
@@ -35,23 +42,43 @@ class ExchangeControl:
             # What follows the last dot of a layer's name is part of it.
             stem = name.stem if name.suffix.lower() in (*STACK_SUFFIXES, ".zarr") else name.name
             form: ExportForm | ImportForm = ExportForm(Path.home(), f"{stem}_labels")
-            form.asked.connect(self._on_export)
         else:
             classes = [record.name for record in self._work.session.file.classes()]
             form = ImportForm(Path.home(), classes)
-            form.asked.connect(self._on_import)
         self.dialog = QDialog(self._panel)
         self.dialog.setWindowTitle(f"{what.capitalize()} objects")
         self.dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         QVBoxLayout(self.dialog).addWidget(form.native)
         self.form = form
-        form.asked.connect(self.dialog.accept, max_args=0, check_nargs=False)
+        form.asked.connect(self._on_export if isinstance(form, ExportForm) else self._on_import)
         self.dialog.open()
 
     def _on_export(self, request: ExportRequest) -> None:
-        self.export(request)
+        """Write, unless that would overwrite what is to stay: then the form does, too."""
+        assert isinstance(self.form, ExportForm) and self.dialog is not None
+        there = _overwritten(self._work.session.file, request)
+        if is_protected(self._work.session.file, [request.out, *there]):
+            self.form.fail(_PROTECTED.format(request.out.name))
+        elif self._may_overwrite(request, there):
+            self.dialog.accept()
+            self.export(request)
+
+    def _may_overwrite(self, request: ExportRequest, there: list[Path]) -> bool:
+        if not there or (request.may_overwrite and there == [request.out]):
+            return True
+        what = f"{there[0].name} is" if len(there) == 1 else f"{len(there)} of its label images are"
+        answer = QMessageBox.question(
+            self.dialog,
+            "Export objects",
+            f"{what} in {request.out.parent if there == [request.out] else request.out} already. Overwrite?",
+            QMessageBox.StandardButton.Yes | QMessageBox.StandardButton.No,
+            QMessageBox.StandardButton.No,
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
 
     def _on_import(self, request: ImportRequest) -> None:
+        assert self.dialog is not None
+        self.dialog.accept()
         numbers = {record.name: record.id for record in self._work.session.file.classes()}
         self.take(request.path, numbers.get(request.class_name), request.is_reviewed)
 
@@ -62,6 +89,9 @@ class ExchangeControl:
             work.fail("Expected at least 1 object to export, got 0: accept one first.")
             return
         session, stack_id = work.session.file, work.session.place[0]
+        if is_protected(session, [request.out, *_overwritten(session, request)]):
+            work.fail(_PROTECTED.format(request.out.name))
+            return
 
         def write() -> str:
             exported = export(
@@ -111,3 +141,37 @@ def _imported_text(imported: Imported, name: str) -> str:
     if waiting:
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for your review")
     return "; ".join(parts) + "."
+
+
+def is_protected(session: Session, targets: Iterable[Path]) -> bool:
+    """Whether one of these is a file of the session or of its images, by whatever name, or lies in a folder of them."""
+    path = session.path
+    kept = [path, *(Path(f"{path}{end}") for end in _BESIDE), *(path.with_suffix(end) for end in _FOLDERS)]
+    kept += [source for record in session.stacks() for source in record.paths]
+    kept += session.worklist
+    names = {str(one.absolute()) for one in kept}
+    files = {known for one in kept if (known := _identity(one)) is not None}
+    for target in targets:
+        whole = target.expanduser().absolute()
+        if any(str(one) in names or _identity(one) in files for one in (whole, *whole.parents)):
+            return True
+    return False
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file is, by whatever link or spelling of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _overwritten(session: Session, request: ExportRequest) -> list[Path]:
+    """What is there, where an export would write."""
+    out = request.out
+    if not out.is_dir():
+        return [out] if out.exists() else []
+    end = f"_labels{FORMATS[request.format]}"
+    stems = {Path(record.name).stem for record in session.stacks()}
+    return sorted({found for stem in stems for found in out.glob(f"{escape(stem)}*{end}")})

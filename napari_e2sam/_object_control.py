@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from e2sam.data.masks import Box, MaskCrop, unite
-from e2sam.data.session import Change, NewObject, ObjectRecord
+from e2sam.data.session import Change, HistoryStep, NewObject, ObjectRecord
 from e2sam.errors import E2SamError
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import ObjectRow
@@ -61,6 +61,7 @@ class ObjectControl:
         work.session.changed.connect(self._on_change)
         work.canvas.painted.connect(self._on_painted)
         work.canvas.objects_made.connect(self._draw_all)
+        work.canvas.objects_deleted.connect(self._on_objects_deleted)
         work.engine.lost.connect(self._end_everything)
         panel.set_overlap(work.session.file.overlap)
 
@@ -80,19 +81,29 @@ class ObjectControl:
 
         def accept() -> None:
             session.file.accept_draft(*session.place, session.class_id)
-            self._work.say("", "info")
+            layer = self._work.canvas.objects_layer
+            is_hidden = layer is not None and not layer.visible
+            self._work.say("Accepted; the layer of the objects is hidden." if is_hidden else "", "info")
 
         self._try(accept)
 
     def undo(self) -> None:
-        """Take the last step back."""
-        if self._work.session.file.next_undo() is not None:
-            self._try(self._work.session.file.undo)
+        """Take the last step back, where it was made on this image."""
+        file = self._work.session.file
+        self._walk(file.next_undo(), file.undo)
 
     def redo(self) -> None:
-        """Do the last undone step again."""
-        if self._work.session.file.next_redo() is not None:
-            self._try(self._work.session.file.redo)
+        """Do the last undone step again, where it was made on this image."""
+        file = self._work.session.file
+        self._walk(file.next_redo(), file.redo)
+
+    def _walk(self, step: HistoryStep | None, action: Callable[[], Any]) -> None:
+        if step is None:
+            return
+        if reason := self._work.session.reason_against(step):
+            self._work.fail(reason)
+        else:
+            self._try(action)
 
     def edit(self) -> None:
         """Take the chosen object back into prompts."""
@@ -146,6 +157,7 @@ class ObjectControl:
             self._work.say("Every object of this image is reviewed.", "info")
             return
         self._panel.choose([record.id])
+        self._work.canvas.make_objects()
         self._work.canvas.look_at(record.box)
 
     def _on_reviewed_changed(self, numbers: list[int], is_reviewed: bool) -> None:
@@ -257,6 +269,7 @@ class ObjectControl:
     def _on_change(self, change: Change) -> None:
         session = self._work.session
         if not session.has_stack:
+            self._show_history()
             return
         if change.kind == "refresh":
             self._draw_all()
@@ -343,13 +356,22 @@ class ObjectControl:
         self._panel.set_rows([row for _, row in self._rows.values()], self._work.canvas.colour_of)
 
     def _show_history(self) -> None:
-        file = self._work.session.file
-        undo, redo = file.next_undo(), file.next_redo()
-        self._panel.set_history(
-            undo is not None, redo is not None, undo.label if undo else "", redo.label if redo else ""
-        )
+        session = self._work.session
+        can: list[bool] = []
+        texts: list[str] = []
+        for step in (session.file.next_undo(), session.file.next_redo()):
+            reason = "" if step is None else session.reason_against(step)
+            can.append(step is not None and not reason)
+            texts.append(reason or ("" if step is None else step.label))
+        self._panel.set_history(can[0], can[1], *texts)
+
+    def _on_objects_deleted(self) -> None:
+        if self._work.session.objects:
+            self._work.say("The objects are safe in the session: choose one in Objects to see them again.", "info")
 
     def _on_chosen(self, numbers: list[int]) -> None:
+        if numbers:
+            self._work.canvas.make_objects()
         layer = self._work.canvas.objects_layer
         if layer is not None and len(numbers) == 1:
             layer.selected_label = numbers[0]

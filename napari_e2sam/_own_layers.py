@@ -41,6 +41,8 @@ class OwnLayers:
         Called with the name and the layer that was made.
     gone
         Called with a layer that is no longer ours.
+    deleted
+        Called with the name of a layer that the user took away.
 
     Attributes
     ----------
@@ -50,12 +52,19 @@ class OwnLayers:
         Whether we are writing layers ourselves: their events are not the user's then.
     """
 
-    def __init__(self, viewer: ViewerModel, made: Callable[[str, Layer], None], gone: Callable[[Layer], None]) -> None:
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        made: Callable[[str, Layer], None],
+        gone: Callable[[Layer], None],
+        deleted: Callable[[str], None],
+    ) -> None:
         self.viewer = viewer
         self.scene: Scene | None = None
         self.is_writing = False
         self._made = made
         self._gone = gone
+        self._deleted = deleted
         self._layers: dict[str, Layer] = {}
         self._stale: Layer | None = None
         self._keys: tuple[tuple[str, Callable[[Any], None] | None], ...] = ()
@@ -307,6 +316,7 @@ class OwnLayers:
             if layer is event.value:
                 self._gone(layer)
                 del self._layers[name]
+                self._deleted(name)
 
 
 def _object_colours() -> CyclicLabelColormap:

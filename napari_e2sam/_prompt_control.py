@@ -32,7 +32,8 @@ _HINTS = {
     "box": "drag a box around the object",
     "scribble": "click along the object, double-click to end",
     "move": "drag points, or select and press Delete",
-    "": "another layer is active, Points (P) goes on here",
+    "": "another layer is active, click Points here to go on",
+    "hidden": "the layer of the prompts is hidden, click Points here to show it",
 }
 # Of the objects accepted before, how many say what the next click means.
 _COUNTED = 20
@@ -208,6 +209,7 @@ class PromptControl:
         conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
         place, prompts = work.session.place, usable_prompts(draft, conditions)
         body, arrays = request_of(prompts)
+        body["view"] = work.canvas.view
         around = self._shown if self._refines else None
         if around is not None:
             body["around"] = list(around.box)
@@ -305,7 +307,7 @@ class PromptControl:
         work.engine.request(
             Request(
                 "predict",
-                {"points": [list(at)], "labels": [1], "box": None, "multimask": True},
+                {"points": [list(at)], "labels": [1], "box": None, "multimask": True, "view": work.canvas.view},
                 done=self._on_preview,
                 lane="hover",
             )

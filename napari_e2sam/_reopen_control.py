@@ -53,13 +53,15 @@ class ReopenControl:
             self._resting.stop()
             self._keep_view()
 
-    def start(self) -> None:
-        """Open the session's stack, where no image is open."""
+    def start(self, beside_others: bool) -> bool:
+        """Open the session's stack, where no image is open or also beside others; whether it does."""
         active = self._work.session.file.active
-        if active is None or any(isinstance(layer, Image) for layer in self._work.viewer.layers):
-            return
+        has_others = any(isinstance(layer, Image) for layer in self._work.viewer.layers)
+        if active is None or (has_others and not beside_others):
+            return False
         self._stack_id = active[0]
         self._open()
+        return True
 
     def find(self, path: Path) -> None:
         """Say where the image is now: its file or folder, or the folder that holds its several files."""

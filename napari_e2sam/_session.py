@@ -13,7 +13,7 @@ import platformdirs
 from psygnal import Signal
 
 from e2sam.data.prompts import Prompts
-from e2sam.data.session import Change, Draft, ObjectRecord, Plane, Session, StackRecord
+from e2sam.data.session import Change, Draft, HistoryStep, ObjectRecord, Plane, Session, StackRecord
 from e2sam.errors import SessionError
 
 __all__ = ["SessionModel", "new_session_path"]
@@ -49,7 +49,9 @@ class SessionModel:
         self._elsewhere: deque[Change] = deque()
         self.stack_id: int | None = None
         self.plane: Plane = ()
-        self.class_id = self.file.classes()[0].id
+        self._touched: dict[int, frozenset[int]] = {}
+        objects = self.file.objects()
+        self.class_id = objects[-1].class_id if objects else self.file.classes()[0].id
 
     @property
     def path(self) -> Path:
@@ -104,6 +106,21 @@ class SessionModel:
     def set_prompts(self, prompts: Prompts) -> None:
         """Store the prompts of the object under way."""
         self.file.set_prompts(*self.place, prompts)
+
+    def reason_against(self, step: HistoryStep) -> str:
+        """Why a step is not to be undone, or done again, before another image is open; "" where nothing is."""
+        touched = self._stacks_of(step)
+        # The list of classes is on view with every image.
+        if not touched or self.stack_id in touched or step.verb == "classes":
+            return ""
+        name, label = self.file.stack(min(touched)).name, step.label[:1].lower() + step.label[1:]
+        which, what = ("last", "undo it") if step.stands else ("next", "do it again")
+        return f"The {which} step, '{label}', was made on {name}: open {name} to {what}."
+
+    def _stacks_of(self, step: HistoryStep) -> frozenset[int]:
+        if step.id not in self._touched:
+            self._touched[step.id] = self.file.stacks_of(step)
+        return self._touched[step.id]
 
     def close(self) -> None:
         """Close the file; one that was begun here and never used is taken away."""

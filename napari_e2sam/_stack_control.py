@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from napari.layers import Image
 from qtpy.QtCore import QTimer
 
 from e2sam.data.alignment import shifted
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.session import StackRecord
-from e2sam.errors import E2SamError, PromptError
+from e2sam.errors import E2SamError
 from napari_e2sam._alignment_control import AlignmentControl
 from napari_e2sam._convert import (
     AXES_KEY,
@@ -32,10 +31,11 @@ from napari_e2sam._convert import (
     split_with,
 )
 from napari_e2sam._own_layers import at_once
+from napari_e2sam._plane_control import PlaneControl
 from napari_e2sam._reopen_control import keep_pixels
 from napari_e2sam._rows import ChannelRow, LayerRow, listed
 from napari_e2sam._state import Workplace
-from napari_e2sam._statistics import described, display_range
+from napari_e2sam._statistics import described
 from napari_e2sam.widgets.stack import StackPanel
 
 __all__ = ["StackControl"]
@@ -67,13 +67,11 @@ class StackControl:
         panel.layers_chosen.connect(self._on_layers_chosen)
         panel.axis_chosen.connect(self._on_axis_chosen)
         panel.sample_asked.connect(open_sample)
-        panel.plane_asked.connect(self._on_plane_asked)
-        panel.done_changed.connect(self._on_done_changed)
         self.alignment = AlignmentControl(panel, work)
+        self.planes = PlaneControl(panel, work, lambda: () if self._has_lost_layer else self._chosen)
         layers = work.viewer.layers.events
         layers.inserted.connect(self._on_inserted)
         layers.removed.connect(self._on_removed)
-        work.canvas.plane_changed.connect(self._on_plane_changed)
         work.state.layer_asked.connect(self._on_layer_asked)
         # Several layers often arrive together; they are looked at once, when all are there.
         self._later = QTimer()
@@ -101,11 +99,17 @@ class StackControl:
         for layer in self._images():
             self._ignore(layer)
 
-    def start(self) -> None:
-        """Look at the layers that are already there."""
+    @property
+    def chosen(self) -> tuple[Image, ...]:
+        """The layers that the stack is made of."""
+        return self._chosen
+
+    def start(self, picks: bool) -> None:
+        """Look at the layers that are already there, and pick one where no other is about to come."""
         for layer in self._images():
             self._listen(layer)
-        self._pick_by_itself()
+        if picks:
+            self._pick_by_itself()
 
     def choose(self, layers: tuple[Image, ...], axis: int | None = None) -> None:
         """Make a stack of these layers."""
@@ -246,9 +250,9 @@ class StackControl:
         many = f"{stack.num_channels} channel{'s' if stack.num_channels > 1 else ''}"
         self._panel.set_summary(f"{many}, {width} x {height} px, {stack.data.dtype}{planes}", warning, is_ready=True)
         work.say("", "info")
-        work.session.go_to(record.id, self._plane())
-        self._update_worklist()
-        self._show_channel()
+        work.session.go_to(record.id, self.planes.here())
+        self.planes.count()
+        self.planes.show_channel()
         state.scene_changed.emit()
         self._making.start()
 
@@ -351,44 +355,9 @@ class StackControl:
             canvas.take_tool("" if is_held else "points")
         self._is_held = is_held
 
-    # -- planes of a series or a volume ------------------------------------------------------------------------------
-
     def _on_make(self) -> None:
         if self._work.canvas.make_one():
             self._making.stop()
-
-    def _plane(self) -> tuple[int, ...]:
-        state = self._work.state
-        if state.scene is None or state.layer is None or not state.scene.stack.leading:
-            return ()
-        return self._work.canvas.plane(state.layer, state.scene.stack.leading)
-
-    def _on_plane_changed(self) -> None:
-        state, session = self._work.state, self._work.session
-        # With the last layer that has an axis its slider goes, or jumps.
-        if state.scene is None or not session.has_stack or self._has_lost_layer:
-            return
-        self._show_channel()
-        plane = self._plane()
-        if plane != session.plane and session.stack_id is not None:
-            session.go_to(session.stack_id, plane)
-            self._update_worklist()
-            state.is_encoded = False
-            state.scene_changed.emit()
-
-    def _show_channel(self) -> None:
-        """Show the channel under the slider in its own range: channels of one stack rarely share one."""
-        state = self._work.state
-        layer = state.layer
-        if layer is None or state.scene is None or layer.rgb or layer.ndim < 3 or not state.rows:
-            return
-        if len(self._chosen) != 1 or layer not in self._work.viewer.layers:
-            return
-        axis = self._work.viewer.dims.ndim - layer.ndim + len(state.scene.stack.leading)
-        index = int(np.clip(self._work.viewer.dims.current_step[axis], 0, len(state.rows) - 1))
-        low, high = display_range(state.rows[index])
-        layer.contrast_limits_range = (low, high)
-        layer.contrast_limits = (low, high)
 
     # -- panel and layers ----------------------------------------------------------------------------------------------
 
@@ -409,57 +378,12 @@ class StackControl:
         axes = [choice.axis for choice in choices]
         self._panel.set_axes([choice.text for choice in choices], axes.index(axis) if axis in axes else 0)
 
-    def _update_worklist(self) -> None:
-        session, state = self._work.session, self._work.state
-        assert state.scene is not None
-        counts = state.scene.stack.num_planes
-        total = int(np.prod(counts, dtype=int)) if counts else 1
-        position = int(np.ravel_multi_index(session.plane, counts)) if counts else 0
-        done = {plane for stack_id, plane in session.file.planes() if stack_id == session.stack_id}
-        self._panel.set_worklist(position, total, total - len(done), session.record.is_done)
-
     def _on_layers_chosen(self, keys: list[int]) -> None:
         self.choose(tuple(layer for layer in self._images() if id(layer) in keys))
 
     def _on_axis_chosen(self, position: int) -> None:
         if choices := self._axis_choices:
             self.choose(self._chosen, choices[position].axis)
-
-    def _on_plane_asked(self, direction: int) -> None:
-        state, session = self._work.state, self._work.session
-        if state.scene is None or state.layer is None or not state.scene.stack.leading:
-            return
-        counts = state.scene.stack.num_planes
-        position = int(np.ravel_multi_index(session.plane, counts)) + direction
-        if 0 <= position < int(np.prod(counts, dtype=int)):
-            first = self._work.viewer.dims.ndim - state.layer.ndim
-            for axis, value in enumerate(np.unravel_index(position, counts)):
-                self._work.viewer.dims.set_current_step(first + axis, int(value))
-
-    def go_on(self) -> None:
-        """Go one plane on along the last axis: to the next slice of a volume, or the next time of a series.
-
-        Raises
-        ------
-        PromptError
-            If there is no next plane.
-        """
-        state, session, dims = self._work.state, self._work.session, self._work.viewer.dims
-        if state.scene is None or state.layer is None or not state.scene.stack.leading:
-            raise PromptError("Expected a series or a volume, got one plane: there is no next one.")
-        stack, here = state.scene.stack, session.plane
-        if here[-1] + 1 >= stack.num_planes[-1]:
-            raise PromptError(f"Expected a next plane along {stack.leading[-1]}, got the last: there is none.")
-        dims.set_current_step(dims.ndim - state.layer.ndim + len(here) - 1, here[-1] + 1)
-        if session.plane == here:
-            raise PromptError(f"Expected a slider for {stack.leading[-1]}, got none: show the stack in 2D.")
-
-    def _on_done_changed(self, is_done: bool) -> None:
-        session = self._work.session
-        try:
-            session.file.set_done(session.place[0], is_done)
-        except E2SamError as error:
-            self._work.fail(str(error))
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, PushButton
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label, PushButton
 from psygnal import Signal
+from qtpy.QtWidgets import QComboBox
 
 __all__ = ["ExportForm", "ExportRequest", "ImportForm", "ImportRequest"]
 
@@ -19,19 +21,25 @@ _FORMATS = (
 )
 _SUFFIXES = {"tiff": ".tif", "png": ".png", "coco": ".json", "geojson": ".geojson"}
 _KNOWN = (*_SUFFIXES.values(), ".tiff")
+# A longer name in a list is cut, so that it makes no dialog wider than a screen.
+_SHOWN = 24
 _HERE, _ALL = "this image", "all images of the session"
 _OBJECTS, _CLASSES = "object numbers", "class numbers"
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the user wants exported: the arguments of `e2sam.data.export.export`."""
+    """What the user wants exported: the arguments of `e2sam.data.export.export`.
+
+    `may_overwrite` says that the dialog of files has asked already.
+    """
 
     format: str
     out: Path
     all_stacks: bool
     values: str
     only_reviewed: bool
+    may_overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,16 @@ class ImportRequest:
     path: Path
     class_name: str
     is_reviewed: bool
+
+
+class _Target(FileEdit):
+    """A file to write; `chosen` is the one that was not typed."""
+
+    chosen: Path | None = None
+
+    def set_value(self, value: Any) -> None:
+        super().set_value(value)
+        self.chosen = Path(self.get_value())
 
 
 class ExportForm(Container):
@@ -72,27 +90,37 @@ class ExportForm(Container):
         self._reviewed = CheckBox(
             name="reviewed", text="Only reviewed objects", tooltip="Leave out what nobody has looked at."
         )
-        self._out = FileEdit(name="out", label="To", mode="w", value=folder / f"{stem}.tif", tooltip="File to write.")
+        self._out = _Target(name="out", label="To", mode="w", value=folder / f"{stem}.tif", tooltip="File to write.")
         self._export = PushButton(
             name="export", text="Export", tooltip="Write the file; it appears whole or not at all."
         )
-        super().__init__(
-            widgets=[self._format, self._what, self._values, self._reviewed, self._out, self._export], labels=True
-        )
+        self._error = Label(name="error", label=" ", value="")
+        self._error.native.setWordWrap(True)
+        self._error.native.setMinimumWidth(1)
+        choices = [self._format, self._what, self._values, self._reviewed, self._out]
+        super().__init__(widgets=[*choices, self._error, self._export], labels=True)
+        self._error.visible = False
         self._format.changed.connect(self._on_changed)
         self._what.changed.connect(self._on_changed)
         self._export.clicked.connect(lambda: self.asked.emit(self.request))
         self._on_changed()
 
+    def fail(self, text: str) -> None:
+        """Say what is wrong with what was asked for."""
+        self._error.value = text
+        self._error.visible = bool(text)
+
     @property
     def request(self) -> ExportRequest:
         """What the form says."""
+        out = Path(self._out.value)
         return ExportRequest(
             format=self._format.value,
-            out=Path(self._out.value),
+            out=out,
             all_stacks=self._what.value == _ALL,
             values="classes" if self._values.value == _CLASSES else "objects",
             only_reviewed=bool(self._reviewed.value),
+            may_overwrite=out == self._out.chosen,
         )
 
     def _on_changed(self) -> None:
@@ -108,6 +136,8 @@ class ExportForm(Container):
         # What follows the last dot is part of the name, unless it is a suffix.
         bare = out.with_suffix("") if out.suffix.lower() in _KNOWN else out
         self._out.value = bare if is_folder else bare.with_name(f"{bare.name}{_SUFFIXES[kind]}")
+        # Proposed here, and seen by no dialog that would have asked.
+        self._out.chosen = None
 
 
 class ImportForm(Container):
@@ -135,6 +165,8 @@ class ImportForm(Container):
         self._class = ComboBox(
             name="object_class", label="Class", choices=tuple(classes), tooltip="Class of a label image's objects."
         )
+        self._class.native.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self._class.native.setMinimumContentsLength(_SHOWN)
         self._reviewed = CheckBox(
             name="reviewed", text="Already reviewed", tooltip="Take them as looked at by a person."
         )

@@ -11,10 +11,12 @@ import napari
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
+    QDockWidget,
     QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMainWindow,
     QMessageBox,
     QScrollArea,
     QSizePolicy,
@@ -41,6 +43,8 @@ from napari_e2sam.widgets.worklist import WorklistPanel
 
 __all__ = ["LearnWidget", "Section", "SegmentWidget"]
 
+# napari's own for a dock.
+_LEAST_DOCK = 50
 _STATUS_COLOURS = {"info": "", "busy": "color: #3f9fd8;", "error": "color: #ff6b6b; font-weight: bold;"}
 
 
@@ -95,6 +99,8 @@ class SegmentWidget(QWidget):
         Name or path of the model to begin with.
     start_engine
         How to start the engine.
+    goes_on
+        Whether the session's own image comes first, before those that are open.
     """
 
     def __init__(
@@ -103,9 +109,10 @@ class SegmentWidget(QWidget):
         session: Path | None = None,
         model: str = "tiny",
         start_engine: Callable[[], Channel] = start_process,
+        goes_on: bool = False,
     ) -> None:
         super().__init__()
-        self._start_engine = start_engine
+        self._start_engine, self._model = start_engine, model
         self._is_docked = False
         self.panels = Panels(
             StackPanel(),
@@ -124,7 +131,7 @@ class SegmentWidget(QWidget):
         controller = self.controller
         # The closure keeps the controller alive until Qt has taken the widget down, however that happens.
         self.destroyed.connect(lambda: controller.close())
-        self.controller.start(model)
+        self.controller.start(model, goes_on)
 
     def _lay_out(self) -> None:
         self.sections = {
@@ -183,7 +190,18 @@ class SegmentWidget(QWidget):
             return
         bar = self.scroll.verticalScrollBar()
         width = max(bar.sizeHint().width(), bar.width() if bar.isVisible() else 0)
-        self.scroll.setMinimumWidth(self._column.minimumSizeHint().width() + width + 2)
+        least = self._column.minimumSizeHint().width() + width + 2
+        if least < self.scroll.minimumWidth() and self.width() <= self.minimumSizeHint().width() + 2:
+            QTimer.singleShot(0, self._narrow_dock)
+        self.scroll.setMinimumWidth(least)
+
+    def _narrow_dock(self) -> None:
+        """Give the picture what the panels need no more, where the user has not made the dock wider."""
+        dock = self.parent()
+        if self.isVisible() and isinstance(dock, QDockWidget) and isinstance(dock.parent(), QMainWindow):
+            # napari gives docks a least width, and of such a dock Qt lets the least width only grow.
+            dock.setMinimumWidth(_LEAST_DOCK)
+            dock.parent().resizeDocks([dock], [self.minimumSizeHint().width()], Qt.Orientation.Horizontal)
 
     def sizeHint(self) -> QSize:
         # No wider than it must be: the picture has what is left.
@@ -246,21 +264,28 @@ class SegmentWidget(QWidget):
             "Sessions (*.e2sam)",
             options=QFileDialog.Option.DontConfirmOverwrite,
         )
-        if name and Path(name) != path:
-            self.go_on_with(Path(name).with_suffix(".e2sam"))
+        if not name:
+            return
+        # What follows the last dot is part of a name.
+        chosen = Path(name if name.lower().endswith(".e2sam") else f"{name}.e2sam")
+        if chosen != path:
+            self.go_on_with(chosen)
 
     def go_on_with(self, path: Path) -> None:
-        """Leave this session, which needs no saving, and open another in its place."""
+        """Leave this session, which needs no saving, and open another in its place; the user's own layers stay."""
         viewer, start_engine = self.controller.viewer, self._start_engine
         try:
             SessionModel(path).close()
         except E2SamError as error:
             self.say(str(error), "error")
             return
+        images = self.controller.images
+        model = self.controller.work.state.model.get("name", self._model)
         self.controller.close(remove_layers=True)
         viewer.window.remove_dock_widget(self)
-        viewer.layers.clear()
-        widget = SegmentWidget(viewer, path, start_engine=start_engine)
+        for layer in images:
+            viewer.layers.remove(layer)
+        widget = SegmentWidget(viewer, path, model, start_engine, goes_on=True)
         viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
 
     def _on_prefer(self) -> None:

@@ -9,7 +9,6 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QComboBox,
-    QGridLayout,
     QHBoxLayout,
     QHeaderView,
     QPushButton,
@@ -39,10 +38,10 @@ _ACTIONS = (
     ("undo", "Undo"),
     ("redo", "Redo"),
 )
-# Where each stands below the table, as many in a row as the dock is wide; the last of a row has what width is left.
-_GRID = (
-    ("edit", "delete", "merge", "split", "next", "carry"),
-    ("everything", "everything_here", "import", "export", "overlap"),
+# Where each stands below the table, as many in a row as the dock is wide.
+_BELOW = (
+    ("edit", "delete", "merge", "split", "next", "carry", "overlap"),
+    ("everything", "everything_here", "import", "export", "undo", "redo"),
 )
 
 
@@ -93,6 +92,7 @@ class ObjectsPanel(QWidget):
         self.remove_class = QPushButton("Remove", objectName="remove_class")
         self.overlap = QComboBox(objectName="overlap")
         self.overlap.addItems(["new on top", "old on top"])
+        self.overlap.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.carry = QPushButton("Carry", objectName="carry")
         self.actions_by_name = {name: QPushButton(text, objectName=name) for name, text in _ACTIONS}
         self.undo, self.redo = self.actions_by_name["undo"], self.actions_by_name["redo"]
@@ -104,17 +104,20 @@ class ObjectsPanel(QWidget):
         top = QHBoxLayout()
         top.setSpacing(2)
         top.addWidget(self.classes, 1)
-        for widget in (self.add_class, self.rename_class, self.remove_class, self.undo, self.redo):
+        for widget in (self.add_class, self.rename_class, self.remove_class):
             top.addWidget(widget)
         layout.addLayout(top)
         layout.addWidget(self.view, 1)
-        grid = QGridLayout()
-        grid.setSpacing(2)
         placed = {**self.actions_by_name, "carry": self.carry, "overlap": self.overlap}
-        for row, names in enumerate(_GRID):
-            for column, name in enumerate(names):
-                grid.addWidget(placed[name], row, column, 1, -1 if name == names[-1] else 1)
-        layout.addLayout(grid)
+        below = QVBoxLayout()
+        below.setSpacing(2)
+        for names in _BELOW:
+            row = QHBoxLayout()
+            row.setSpacing(2)
+            for name in names:
+                row.addWidget(placed[name], 1 if name == "overlap" else 0)
+            below.addLayout(row)
+        layout.addLayout(below)
 
     def _connect(self) -> None:
         self.view.selectionModel().selectionChanged.connect(self._on_selection_changed)
@@ -149,6 +152,7 @@ class ObjectsPanel(QWidget):
         self.table.set_rows(rows, colour_of)
         if chosen != self.chosen_ids:
             self.choose([number for number in chosen if any(row.id == number for row in rows)])
+        self._fit_ids()
         if grew:
             self.view.scrollToBottom()
         self._summarize()
@@ -156,8 +160,16 @@ class ObjectsPanel(QWidget):
     def add_row(self, row: ObjectRow, colour_of: Callable[[int], tuple[float, float, float]] | None = None) -> None:
         """Show one more object behind the others."""
         self.table.add_row(row, colour_of)
+        self._fit_ids()
         self.view.scrollToBottom()
         self._summarize()
+
+    def _fit_ids(self) -> None:
+        """Have room for the largest id, which stands in the last row."""
+        last = self.table.index(len(self.table.rows) - 1, ObjectColumn.ID)
+        width = self.view.sizeHintForIndex(last).width() + 1
+        if width > self.view.columnWidth(ObjectColumn.ID):
+            self.view.setColumnWidth(ObjectColumn.ID, width)
 
     def _summarize(self) -> None:
         rows = self.table.rows
@@ -194,12 +206,13 @@ class ObjectsPanel(QWidget):
         self.remove_class.setEnabled(len(names) > 1)
 
     def set_history(self, can_undo: bool, can_redo: bool, undo_text: str = "", redo_text: str = "") -> None:
-        """Show whether there is something to undo and redo, and what."""
-        self.undo.setEnabled(can_undo)
-        self.redo.setEnabled(can_redo)
+        """Show whether there is something to undo and redo, and what; or why there is, and not here."""
         self._history = (can_undo, can_redo, undo_text, redo_text)
-        self.undo.setToolTip(f"Undo {undo_text} {self._key_of('undo')}".strip())
-        self.redo.setToolTip(f"Redo {redo_text} {self._key_of('redo')}".strip())
+        for name, can, text in (("undo", can_undo, undo_text), ("redo", can_redo, redo_text)):
+            button = self.actions_by_name[name]
+            button.setEnabled(can)
+            is_why_not = text and not can
+            button.setToolTip(text if is_why_not else f"{name.capitalize()} {text} {self._key_of(name)}".strip())
 
     def set_keys(self, keys: Mapping[str, str]) -> None:
         """Name these keys, by action, where the window says what a button or a class is for."""
@@ -217,6 +230,8 @@ class ObjectsPanel(QWidget):
     def set_can_carry(self, can: bool) -> None:
         """Show whether the stack has other planes to carry an object to."""
         self.carry.setVisible(can)
+        # In the same row: one of them is cut before the dock is made wider for both.
+        self.overlap.setMinimumContentsLength(4 if can else 6)
 
     def set_segmenting(self, running: bool) -> None:
         """Show whether everything is being segmented, which the same button stops."""

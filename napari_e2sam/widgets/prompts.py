@@ -58,7 +58,7 @@ class PromptsPanel(QWidget):
             self.tools[name] = button
         self.hover = QCheckBox("Hover preview", objectName="hover")
         self.window = QCheckBox("Refine", objectName="window")
-        self.no_mask = QLabel("No mask yet: click on an object", alignment=Qt.AlignmentFlag.AlignCenter)
+        self.no_mask = QLabel("No mask: click an object", alignment=Qt.AlignmentFlag.AlignCenter)
         self.candidates = [QPushButton(checkable=True, objectName="candidates") for _ in range(3)]
         self._candidate_group = QButtonGroup(self)
         for index, button in enumerate(self.candidates):
@@ -103,6 +103,7 @@ class PromptsPanel(QWidget):
         layout.addLayout(buttons)
         layout.addWidget(self.bars)
         more = QHBoxLayout()
+        more.setSpacing(2)
         for widget in (self.hover, self.window, self.leave_one_out, self.next_click):
             more.addWidget(widget)
         layout.addLayout(more)

@@ -90,7 +90,7 @@ def test_in_a_huge_image_a_large_mask_is_drawn_thinned_and_in_its_place(
 
 
 def test_objects_are_light_and_neighbours_in_number_unlike() -> None:
-    own = _own_layers.OwnLayers(ViewerModel(), lambda name, layer: None, lambda layer: None)
+    own = _own_layers.OwnLayers(ViewerModel(), lambda *_: None, lambda *_: None, lambda *_: None)
     own.open(scene())
     colours = np.array([own.objects().get_color(label) for label in range(1, 120)])[:, :3]
     # Relative luminance of sRGB, roughly; napari's first colour has 0.2.

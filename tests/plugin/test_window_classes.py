@@ -104,3 +104,39 @@ def test_a_class_is_renamed_and_removed_and_stays_so(
     again.wait(lambda: again.canvas.objects_layer is not None and again.canvas.objects_layer.data.any())
     assert again.canvas.objects_layer.data[20, 24] == 1
     again.close()
+
+
+def test_a_class_name_is_one_short_line(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    classes, status = window.controller.classes, window.widget.status
+    for name in ("x" * 101, "two\nlines", "two\u2028lines"):
+        for ask in (classes.add, classes.rename):
+            ask(name)
+            assert "Expected a class name of one line and at most 100 characters" in status.text()
+            assert "\n" not in status.text()
+    assert _shown(window.panels.objects) == ["object"]
+    classes.add("Zélle <b> 🚀")
+    classes.rename("x" * 100)
+    assert _shown(window.panels.objects) == ["object", "x" * 100] and status.text() == ""
+
+
+def test_the_class_of_the_last_object_goes_on_in_the_next_window(
+    make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path
+) -> None:
+    path = tmp_path / "work.e2sam"
+    window = Window(make_napari_viewer(show=True), qtbot, session=path)
+    window.open(stack)
+    for name, x in (("cell", 20), ("leaf", 60)):
+        window.controller.classes.add(name)
+        window.click(x, 30)
+        window.controller.do("accept")
+    window.controller.classes.add("unused")
+    window.close()
+    window.viewer.layers.clear()
+    again = Window(window.viewer, qtbot, session=path)
+    assert again.panels.objects.classes.currentText() == "leaf"
+    again.wait(lambda: again.state.is_encoded)
+    again.click(40, 60)
+    again.controller.do("accept")
+    assert [row.class_name for row in again.panels.objects.table.rows] == ["cell", "leaf", "leaf"]
+    again.close()

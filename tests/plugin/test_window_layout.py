@@ -218,3 +218,22 @@ def test_a_long_message_has_the_width_of_the_panel(window: Any) -> None:
     QApplication.processEvents()
     assert widget.status.y() + widget.status.height() > widget.keys.y()
     assert widget.status.height() == one_line
+
+
+def test_a_small_window_leaves_the_picture_what_the_panels_do_not_need(window: Any, stack: ChannelStack) -> None:
+    window.viewer.window.resize(1000, 700)
+    window.open(stack)
+    main = window.viewer.window._qt_window
+    # At first the panels have columns that this stack needs not.
+    window.wait(lambda: window.widget.width() <= window.widget.minimumSizeHint().width() + 2)
+    assert window.widget.width() < 400 and main.width() <= 1002
+    assert window.viewer.window._qt_viewer.canvas.native.width() > 250
+    # A dock that the user has made wider stays so.
+    main.resize(1500, 700)
+    QApplication.processEvents()
+    main.resizeDocks([window.dock], [520], Qt.Orientation.Horizontal)
+    QApplication.processEvents()
+    window.widget.scroll.setMinimumWidth(390)
+    window.widget._fit_width()
+    QTest.qWait(50)
+    assert window.widget.width() > 500

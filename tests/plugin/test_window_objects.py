@@ -299,3 +299,15 @@ def test_the_candidate_of_the_size_of_the_objects_before_is_shown(window: Any, s
     window.controller.classes.choose("cell")
     window.click(40, 40)
     assert window.session.draft.chosen == 1
+
+
+def test_ids_of_any_length_can_be_read(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    view, table, file = window.panels.objects.view, window.panels.objects.table, window.session.file
+    disc = NewObject(MaskCrop(np.ones((3, 3), bool), 5, 5))
+    for count, last in ((1, 1), (98, 99), (1, 100), (900, 1000)):
+        file.accept_many(*window.session.place, [disc] * count)
+        index = table.index(table.rowCount() - 1, ObjectColumn.ID)
+        assert table.rows[-1].id == last
+        assert view.columnWidth(ObjectColumn.ID) >= view.sizeHintForIndex(index).width()
+    assert view.horizontalHeader().length() <= view.viewport().width()

@@ -263,6 +263,17 @@ class Journal:
             head = self._parent(head)
         return tuple(HistoryStep(id_, verb, label, time, id_ in standing) for id_, verb, label, time in reversed(rows))
 
+    def stacks_of(self, step: int) -> frozenset[int]:
+        """Numbers of the stacks that the actions of a step are about."""
+        found = set()
+        for (text,) in self.rows("SELECT deltas FROM history WHERE step = ?", (step,)):
+            for table, key, before, after in json.loads(text):
+                if table in ("object", "draft"):
+                    found.add(int((after or before)[1]))
+                elif table == "stack":
+                    found.add(int(key))
+        return frozenset(found)
+
     def blob(self, key: str) -> bytes | None:
         """Bytes kept by `Edit.blob`, or None where they are gone."""
         found = self._one("SELECT data FROM blob WHERE key = ?", key)

@@ -127,6 +127,10 @@ class Session(ObjectActions):
         """The newest steps that were ever done, oldest first, those that were undone among them."""
         return self._journal.steps(newest)
 
+    def stacks_of(self, step: HistoryStep) -> frozenset[int]:
+        """Numbers of the stacks whose objects, prompts or normalization a step has changed."""
+        return self._journal.stacks_of(step.id)
+
     def state(self) -> bytes:
         """Everything that undo moves through, in one canonical form: equal states give equal bytes."""
         return self._journal.document()
