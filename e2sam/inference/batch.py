@@ -36,7 +36,6 @@ __all__ = ["BatchOptions", "BatchResult", "BatchTask", "find_stacks", "predict_m
 _SUFFIX = "_labels.tif"
 # Sets in the layouts of E2SAM's release; see `open_dataset`.
 _SETS = ("shift:", "h8:")
-_PERCENT_SUFFIX = "_percent.tif"
 # What this and other commands write, scenes of a series included.
 _LABELS = re.compile(r"_(labels|percent)(_\d{4,})*\.tif$|_labels\.png$")
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
@@ -267,6 +266,10 @@ def _target_of(target: Path, index: tuple[int, ...]) -> Path:
     return target.with_stem("_".join((target.stem, *(f"{position:04d}" for position in index))))
 
 
+def _percent_of(target: Path) -> Path:
+    return target.with_name("_percent".join(target.name.rsplit("_labels", 1)))
+
+
 def _predict_scene(stack: ChannelStack, target: Path, predictor: Predictor, options: BatchOptions) -> int:
     if _is_there(target) and not options.overwrite:
         return 0
@@ -278,7 +281,7 @@ def _predict_scene(stack: ChannelStack, target: Path, predictor: Predictor, opti
         labels = found.labels
         if found.probabilities is not None:
             percent = np.rint(100 * found.probabilities.max(axis=0)).astype(np.uint8)
-            write_labels(target.with_name(target.name.replace("_labels", "_percent")), percent, stack.geo)
+            write_labels(_percent_of(target), percent, stack.geo)
     write_labels(target, labels, stack.geo)
     return len(np.unique(labels)) - int((labels == 0).any())
 
