@@ -11,12 +11,10 @@ import napari
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QDockWidget,
     QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
-    QMainWindow,
     QMessageBox,
     QScrollArea,
     QSizePolicy,
@@ -43,8 +41,6 @@ from napari_e2sam.widgets.worklist import WorklistPanel
 
 __all__ = ["LearnWidget", "Section", "SegmentWidget"]
 
-# napari's own for a dock.
-_LEAST_DOCK = 50
 _STATUS_COLOURS = {"info": "", "busy": "color: #3f9fd8;", "error": "color: #ff6b6b; font-weight: bold;"}
 
 
@@ -190,18 +186,7 @@ class SegmentWidget(QWidget):
             return
         bar = self.scroll.verticalScrollBar()
         width = max(bar.sizeHint().width(), bar.width() if bar.isVisible() else 0)
-        least = self._column.minimumSizeHint().width() + width + 2
-        if least < self.scroll.minimumWidth() and self.width() <= self.minimumSizeHint().width() + 2:
-            QTimer.singleShot(0, self._narrow_dock)
-        self.scroll.setMinimumWidth(least)
-
-    def _narrow_dock(self) -> None:
-        """Give the picture what the panels need no more, where the user has not made the dock wider."""
-        dock = self.parent()
-        if self.isVisible() and isinstance(dock, QDockWidget) and isinstance(dock.parent(), QMainWindow):
-            # napari gives docks a least width, and of such a dock Qt lets the least width only grow.
-            dock.setMinimumWidth(_LEAST_DOCK)
-            dock.parent().resizeDocks([dock], [self.minimumSizeHint().width()], Qt.Orientation.Horizontal)
+        self.scroll.setMinimumWidth(self._column.minimumSizeHint().width() + width + 2)
 
     def sizeHint(self) -> QSize:
         # No wider than it must be: the picture has what is left.
