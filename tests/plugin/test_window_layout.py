@@ -222,8 +222,7 @@ def test_a_long_message_has_the_width_of_the_panel(window: Any) -> None:
     assert widget.status.height() == one_line
 
 
-def test_a_small_window_leaves_the_picture_what_the_panels_do_not_need(window: Any, stack: ChannelStack) -> None:
+def test_a_small_window_leaves_room_for_the_picture(window: Any, stack: ChannelStack) -> None:
     window.viewer.window.resize(1000, 700)
     window.open(stack)
-    assert window.viewer.window._qt_window.width() <= 1002
     assert window.viewer.window._qt_viewer.canvas.native.width() > 230

@@ -70,8 +70,6 @@ def _redo(window: Any) -> None:
 def _open(window: Any, stack: ChannelStack) -> None:
     window.open(stack)
     window.wait(lambda: window.canvas.mask_layer is not None)
-    # The canvas takes what the panels do not need of this stack.
-    window.wait(lambda: window.widget.width() <= window.widget.minimumSizeHint().width() + 2)
     window.viewer.reset_view()
     # Room around the image for a click that misses it.
     window.canvas.camera.zoom *= 0.8
