@@ -268,8 +268,10 @@ class SegmentWidget(QWidget):
         model = self.controller.work.state.model.get("name", self._model)
         self.controller.close(remove_layers=True)
         viewer.window.remove_dock_widget(self)
-        for layer in images:
-            viewer.layers.remove(layer)
+        if all(layer in images for layer in viewer.layers):
+            viewer.layers.clear()
+        # Beside layers of the user the images stay: napari's canvas on Qt 5 draws deleted buffers when sliders go and
+        # come back over a layer that stays.
         widget = SegmentWidget(viewer, path, model, start_engine, goes_on=True)
         viewer.window.add_dock_widget(widget, name="E2SAM Segment", area="right")
 

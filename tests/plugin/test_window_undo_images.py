@@ -175,7 +175,7 @@ def test_another_session_leaves_the_layers_of_the_user(
     before.session.click()
     assert (tmp_path / "plate1.2024.e2sam").exists() and not (tmp_path / "plate1.e2sam").exists()
     assert [one for one in viewer.layers if one in mine] == list(mine)
-    assert layer not in viewer.layers
+    assert layer in viewer.layers
     (dock,) = (one for one in viewer.window._wrapped_dock_widgets.values() if one is not before)
     after = dock.inner_widget()
     assert isinstance(after, SegmentWidget) and after is not before
