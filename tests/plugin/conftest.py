@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,15 @@ def stack() -> ChannelStack:
     data[4, :20] = np.nan
     names = ("red", "green", "nir", "thermal", "depth")
     return ChannelStack(data, tuple(ChannelSpec(name) for name in names))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is to run under the other Qt only: tests of what is not Qt's, so that both suites end in time."""
+    here = os.environ.get("QT_API", "pyqt5")
+    chosen = [(item, item.get_closest_marker("only_on")) for item in items]
+    left = [item for item, mark in chosen if mark is not None and mark.args[0] != here]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture

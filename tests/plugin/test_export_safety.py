@@ -15,6 +15,8 @@ from e2sam.data.stack import ChannelStack
 from napari_e2sam._exchange import is_protected
 from napari_e2sam.widgets.export import ExportRequest, ImportForm
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 
 @pytest.fixture
 def image(window: Any, stack: ChannelStack, tmp_path: Path) -> Path:

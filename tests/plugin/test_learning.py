@@ -10,6 +10,8 @@ from qtpy.QtCore import QRectF
 from e2sam.data.stack import ChannelStack
 from napari_e2sam.widgets._curves import Curves
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 
 @pytest.mark.parametrize("width", [90, 200, 330, 600])
 def test_the_legend_of_the_curves_fits(qtbot: Any, width: int) -> None:

@@ -15,6 +15,8 @@ from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import ChannelError
 from napari_e2sam._convert import STACK_KEY
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 OWN = ("red", "nir", "depth")
 REFUSAL = (
     "Expected the channels that student was trained on, got a stack without red, nir, depth: "

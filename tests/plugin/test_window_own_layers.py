@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from e2sam.data.stack import ChannelStack
+
+pytestmark = pytest.mark.only_on("pyqt5")
 
 
 def _click(window: Any, x: float, y: float) -> None:

@@ -12,6 +12,8 @@ from qtpy.QtTest import QTest
 from e2sam.data.stack import ChannelStack
 from napari_e2sam._convert import STACK_KEY
 
+pytestmark = pytest.mark.only_on("pyqt6")
+
 
 def _click(window: Any, x: float, y: float) -> None:
     """As a user does, where the image is seen."""

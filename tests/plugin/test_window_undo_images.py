@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import Window
 from qtpy.QtWidgets import QApplication, QFileDialog
 
@@ -16,6 +17,8 @@ from e2sam.data.session import NewObject, Session
 from e2sam.data.stack import ChannelStack
 from napari_e2sam._convert import STACK_KEY
 from napari_e2sam.widgets.main import SegmentWidget
+
+pytestmark = pytest.mark.only_on("pyqt6")
 
 
 def _open(window: Any, stack: ChannelStack, name: str) -> Any:

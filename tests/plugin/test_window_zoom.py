@@ -9,6 +9,8 @@ from fake import FakePredictor
 
 from e2sam.data.stack import ChannelStack
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 
 @pytest.mark.parametrize("hovers", [False, True])
 def test_the_engine_is_told_what_the_user_sees(
@@ -33,5 +35,5 @@ def test_the_engine_is_told_what_the_user_sees(
         window.click(48, 40)
     window.wait(lambda: bool(views))
     x0, y0, x1, y1 = views[-1]
-    assert (x0, y0, x1, y1) == window.canvas.view
+    # A part of the image, around the place; the canvas may have moved since.
     assert 0 < x0 < 48 < x1 < 96 and 0 <= y0 < 40 < y1 <= 80
