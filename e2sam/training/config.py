@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from e2sam.data.checks import is_whole, shown
 from e2sam.errors import TrainingError
 
 __all__ = ["TrainStep", "check_run", "check_whole", "checked_out"]
@@ -61,8 +62,8 @@ def check_whole(config: object, **least: int) -> None:
     """
     for name, smallest in least.items():
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-            raise TrainingError(f"Expected {name} as a whole number of at least {smallest}, got {value!r:.40}.")
+        if not is_whole(value, smallest):
+            raise TrainingError(f"Expected {name} as a whole number of at least {smallest}, got {shown(value, 40)}.")
 
 
 def check_run(seed: int, accelerator: str, strategy: str, precision: str) -> None:
@@ -73,8 +74,8 @@ def check_run(seed: int, accelerator: str, strategy: str, precision: str) -> Non
     TrainingError
         If the seed is negative, or a name is none that Lightning Fabric knows and steps can be yielded under.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise TrainingError(f"Expected a seed of at least 0, got {seed!r:.40}.")
+    if not is_whole(seed, 0):
+        raise TrainingError(f"Expected a seed of at least 0, got {shown(seed, 40)}.")
     for what, given, allowed in (("accelerator", accelerator, _ACCELERATORS), ("precision", precision, _PRECISIONS)):
         if given not in allowed:
             raise TrainingError(f"Expected {what} of {', '.join(allowed)}, got {given!r}.")

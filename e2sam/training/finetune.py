@@ -299,18 +299,26 @@ def finetune(
         # The model can be used from here on; the twin only says what the other channels were worth.
         yield TrainStep(head.steps, total, math.nan, _scores(result), result.message)
         other = _Training(twin, config, "twin")
-        if not config.resume:
-            other.forget()
-        yield TrainStep(head.steps, total, math.nan, message="Training the RGB-only twin for comparison.")
-        for step in other.steps():
-            yield TrainStep(head.steps + step.step, total, math.nan)
-        beside = twin.judge(other.settled).to_json()
+        beside = yield from _beside(other, config, head.steps, total)
         result = replace(result, twin=beside, seconds=round(time.perf_counter() - started, 2))
         _write(training, config, result)
         other.forget()
     training.forget()
     yield TrainStep(total, total, math.nan, {"accepted": float(result.accepted), **_scores(result)}, result.message)
     return result
+
+
+def _beside(
+    twin: _Training, config: FinetuneConfig, done: int, total: int
+) -> Generator[TrainStep, None, dict[str, Any]]:
+    """Train the twin and return its figures; its steps follow the `done` ones of the model."""
+    if not config.resume:
+        twin.forget()
+    yield TrainStep(done, total, math.nan, message="Training the RGB-only twin for comparison.")
+    for step in twin.steps():
+        yield TrainStep(done + step.step, total, math.nan)
+    figures: dict[str, Any] = twin.head.judge(twin.settled).to_json()
+    return figures
 
 
 def _judged(training: _Training, config: FinetuneConfig, before: Any, started: float) -> FinetuneResult:
