@@ -11,7 +11,7 @@ import numpy as np
 
 from e2sam.errors import E2SamError
 
-__all__ = ["checked_path", "is_number", "is_whole", "shown"]
+__all__ = ["check_kind", "checked_path", "is_number", "is_whole", "shown"]
 
 
 def is_whole(value: Any, least: float = -math.inf) -> bool:
@@ -38,6 +38,12 @@ def shown(value: Any, length: int = 60) -> str:
     except ValueError:
         # Python writes no number of thousands of digits.
         return type(value).__name__
+
+
+def check_kind(given: Any, kind: type, expected: str, error: type[E2SamError]) -> None:
+    """Raise `error` where a caller gave something of another type than `expected` says in words."""
+    if not isinstance(given, kind):
+        raise error(f"Expected {expected}, got {shown(given)}.")
 
 
 def checked_path(given: Any, what: str, error: type[E2SamError]) -> Path:

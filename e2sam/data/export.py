@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2sam._version import __version__
-from e2sam.data.checks import checked_path, shown
+from e2sam.data.checks import check_kind, checked_path, shown
 from e2sam.data.file_names import short_names
 from e2sam.data.io import write_labels
 from e2sam.data.masks import MaskCrop
@@ -74,6 +74,7 @@ def export(
     SessionError
         If there is no object to write, the format is unknown, or `out` is the session or one of its images.
     """
+    check_kind(session, Session, "an open Session", SessionError)
     if not isinstance(format, str) or format not in FORMATS:
         raise SessionError(f"Expected a format of {', '.join(FORMATS)}, got {shown(format)}.")
     if values not in ("objects", "classes"):

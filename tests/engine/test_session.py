@@ -420,6 +420,15 @@ def test_what_an_action_refuses_changes_nothing(session: Session) -> None:
         lambda: session.accept(1, None, new_object(0, 0, 2, 2)),  # type: ignore[arg-type]
         lambda: session.accept([], (), new_object(0, 0, 2, 2)),  # type: ignore[arg-type]
         lambda: session.split(1, [1, 2]),  # type: ignore[list-item]
+        lambda: session.delete(5),  # type: ignore[arg-type]
+        lambda: session.delete([[]]),  # type: ignore[list-item]
+        lambda: session.merge(5),  # type: ignore[arg-type]
+        lambda: session.set_prompts(1, (), None),  # type: ignore[arg-type]
+        lambda: session.set_view({"camera": session}),
+        lambda: session.set_view(None),  # type: ignore[arg-type]
+        lambda: session.set_worklist(5),  # type: ignore[arg-type]
+        lambda: session.set_worklist([5]),  # type: ignore[list-item]
+        lambda: session.add_stack(np.ones(SIZE, bool)),  # type: ignore[arg-type]
         lambda: session.split(1, [block(0, 0, 1, 1), block(29, 0, 31, 1)]),
         lambda: session.redo(),
     ):

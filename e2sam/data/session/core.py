@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from e2sam.data.checks import checked_path
+from e2sam.data.checks import checked_path, shown
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session.encoding import conditions_from_bytes, decode_object, parse_plane
 from e2sam.data.session.journal import Delta, Edit, Journal, translated
@@ -177,8 +177,12 @@ class SessionCore:
         return json.loads(found[0][0]) if found else default
 
     def _set_value(self, verb: str, key: str, value: Any, is_draft: bool = False) -> None:
+        try:
+            text = json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise SessionError(f"Expected a {key} that JSON can hold, got {shown(value)} ({error}).") from error
         with self._setting(is_draft) as connection:
-            connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
+            connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, text))
         self._publish(Change("setting", verb))
 
     def _publish(self, change: Change) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from e2sam.data.checks import check_kind
 from e2sam.data.masks import MaskCrop
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.encoding import (
@@ -62,6 +63,7 @@ class DraftActions(ObjectReading):
 
         A mask prompt is taken for one of the last prediction, whose conditions stay.
         """
+        check_kind(prompts, Prompts, "Prompts, Prompts() for none", SessionError)
         before = self.draft(stack_id, plane)
         conditions = Conditions() if prompts.mask is None else before.conditions
         draft = Draft(prompts, conditions=conditions, object_id=before.object_id)

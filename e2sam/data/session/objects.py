@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2sam.data.checks import is_number, is_whole, shown
+from e2sam.data.checks import check_kind, is_number, is_whole, shown
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.data.session.drafts import DraftActions, draft_id
@@ -83,7 +83,7 @@ class ObjectActions(DraftActions):
 
     def delete(self, object_ids: Iterable[int]) -> None:
         """Delete objects, in one step."""
-        records = [self.object(object_id) for object_id in object_ids]
+        records = self._records_of(object_ids)
         label = f"Delete object {records[0].id}" if len(records) == 1 else f"Delete {len(records)} objects"
         with self._action("delete", label) as edit:
             for record in records:
@@ -91,7 +91,7 @@ class ObjectActions(DraftActions):
 
     def merge(self, object_ids: Sequence[int]) -> ObjectRecord:
         """Join objects of one plane into the first of them, whose class and conditions stay."""
-        records = [self.object(object_id) for object_id in dict.fromkeys(object_ids)]
+        records = self._records_of(object_ids)
         if len(records) < 2 or len({(record.stack_id, record.plane) for record in records}) > 1:
             raise SessionError("Expected at least 2 objects of one plane to merge: select them in the table.")
         first = records[0]
@@ -248,8 +248,13 @@ class ObjectActions(DraftActions):
         }
         edit.put("object", [values[column] for column in DOCUMENT["object"]])
 
+    def _records_of(self, object_ids: Iterable[int]) -> list[ObjectRecord]:
+        """Objects by their ids, each once."""
+        check_kind(object_ids, Iterable, "a list of objects' ids", SessionError)
+        return list({record.id: record for record in map(self.object, object_ids)}.values())
+
     def _set_columns(self, verb: str, label: str, object_ids: Iterable[int], values: dict[str, Any]) -> None:
-        records = [self.object(object_id) for object_id in object_ids]
+        records = self._records_of(object_ids)
         with self._action(verb, label) as edit:
             for record in records:
                 row = dict(zip(DOCUMENT["object"], edit.row("object", record.id) or (), strict=True))
@@ -257,12 +262,10 @@ class ObjectActions(DraftActions):
 
     def _check_new(self, stack_id: int, plane: Plane, new: NewObject) -> None:
         self._check_plane(stack_id, plane)
-        if not isinstance(new, NewObject):
-            raise SessionError(f"Expected a NewObject, got {shown(new)}: make one of a mask with MaskCrop.of.")
-        for part, kind in ((new.mask, MaskCrop), (new.prompts, Prompts), (new.conditions, Conditions)):
-            if not isinstance(part, kind):
-                made = "make one with MaskCrop.of" if kind is MaskCrop else "leave it out where there are none"
-                raise SessionError(f"Expected {kind.__name__} of a new object, got {shown(part)}: {made}.")
+        check_kind(new, NewObject, "a NewObject, made of a mask with MaskCrop.of", SessionError)
+        check_kind(new.mask, MaskCrop, "the mask of a new object as MaskCrop.of makes it", SessionError)
+        check_kind(new.prompts, Prompts, "the prompts of a new object as Prompts", SessionError)
+        check_kind(new.conditions, Conditions, "the conditions of a new object as Conditions", SessionError)
         if not (new.score is None or is_number(new.score)):
             raise SessionError(f"Expected a score as a finite number, got {shown(new.score)}: pass None for unknown.")
         self._check_class(new.class_id)

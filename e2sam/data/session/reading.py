@@ -42,8 +42,9 @@ class ObjectReading(StackActions, SettingActions):
         SessionError
             If there is none of this id.
         """
-        if object_id not in self._objects:
-            raise SessionError(f"Expected one of the session's {len(self._objects)} objects, got id {object_id}.")
+        if not is_whole(object_id) or object_id not in self._objects:
+            known = len(self._objects)
+            raise SessionError(f"Expected one of the session's {known} objects, got id {shown(object_id)}.")
         return self._objects[object_id]
 
     def mask(self, object_id: int) -> MaskCrop:

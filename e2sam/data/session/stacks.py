@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from e2sam.data.checks import is_number, is_whole, shown
+from e2sam.data.checks import check_kind, checked_path, is_number, is_whole, shown
 from e2sam.data.content import content_hash, hash_files
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.data.session.core import SessionCore
@@ -49,6 +49,7 @@ class StackActions(SessionCore):
         full_hash
             Hash every byte of the files instead of a sample; see `e2sam.data.content`.
         """
+        check_kind(stack, ChannelStack, "a ChannelStack, as read_stack opens one", StackError)
         given = [] if stack.source is None else [stack.source]
         files = tuple(Path(path).absolute() for path in (given if paths is None else paths))
         content = self._content_of(stack, files, full_hash)
@@ -253,6 +254,7 @@ class SettingActions(SessionCore):
 
     def set_view(self, view: Mapping[str, Any]) -> None:
         """Store the view (camera, layer visibility, panels) as JSON."""
+        check_kind(view, Mapping, "the view as a dictionary", SessionError)
         self._set_value("view", "view", dict(view), is_draft=True)
 
     @property
@@ -272,7 +274,9 @@ class SettingActions(SessionCore):
 
     def set_worklist(self, paths: Sequence[str | Path]) -> None:
         """Store the images to be worked through."""
-        self._set_value("worklist", "worklist", [str(Path(path).absolute()) for path in paths])
+        check_kind(paths, Sequence, "a list of the images' paths", SessionError)
+        files = [checked_path(path, "an image", SessionError) for path in paths]
+        self._set_value("worklist", "worklist", [str(path.absolute()) for path in files])
 
     @property
     def overlap(self) -> str:
