@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+
+from e2sam.data.lock import WriterLock
 
 __all__ = ["DownloadError", "Progress", "download", "part_of", "sha256_of"]
 
@@ -16,6 +21,8 @@ Progress = Callable[[int, int], None]
 
 _CHUNK = 2**20
 _TIMEOUT_S = 30.0
+_WAIT_S = 0.2
+_log = logging.getLogger(__name__)
 
 
 class DownloadError(Exception):
@@ -36,7 +43,8 @@ def sha256_of(path: Path) -> str:
 def download(address: str, path: Path, sha256: str, progress: Progress | None = None) -> None:
     """Download a file to `path`.
 
-    What has come stays beside `path` until it is whole, so that the next call asks for the rest only.
+    What has come stays beside `path` until it is whole, so that the next call asks for the rest only. While another
+    process downloads the same file, this one waits for it.
 
     Raises
     ------
@@ -44,6 +52,28 @@ def download(address: str, path: Path, sha256: str, progress: Progress | None = 
         If the server cannot be reached, the connection breaks, or the hash is another.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        if not path.is_file():
+            _download(address, path, sha256, progress)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process downloads `path`."""
+    lock = WriterLock(path)
+    waits = False
+    while not lock.acquire():
+        if not waits:
+            _log.info("Waiting for %s, which %s downloads", path.name, lock.holder)
+        waits = True
+        time.sleep(_WAIT_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(address: str, path: Path, sha256: str, progress: Progress | None) -> None:
     part = part_of(path)
     try:
         _receive(address, part, progress)

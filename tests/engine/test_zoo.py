@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -100,6 +101,15 @@ def test_a_broken_download_goes_on_where_it_ended(entry: ZooEntry, server: Serve
     server.breaks_after = None
     assert fetch(entry).read_bytes() == CONTENT
     assert server.asked == [None, f"bytes={2**20 + 5}-"]
+    assert {path.name for path in folder.iterdir()} == {"weights.pth", "weights.pth.checked"}
+
+
+def test_of_two_downloads_one_waits_for_the_other(entry: ZooEntry, server: Server, folder: Path) -> None:
+    begun = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as both:
+        found = list(both.map(lambda _: (begun.wait(), fetch(entry).read_bytes())[1], range(2)))
+    assert found == [CONTENT, CONTENT]
+    assert server.asked == [None]
     assert {path.name for path in folder.iterdir()} == {"weights.pth", "weights.pth.checked"}
 
 

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from e2sam.data.checks import checked_path, shown
+from e2sam.data.lock import WriterLock
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session.encoding import conditions_from_bytes, decode_object, parse_plane
 from e2sam.data.session.journal import Delta, Edit, Journal, translated
-from e2sam.data.session.lock import WriterLock
 from e2sam.data.session.records import Change, Conditions, Draft, ObjectRecord, Plane, Region, StackRecord
 from e2sam.data.session.schema import DOCUMENT, check_file, connect, create_file, remove_log
 from e2sam.errors import SessionError

@@ -1,4 +1,4 @@
-"""One writer for each session file: a lock of the operating system, which dies with its process."""
+"""One writer for each file: a lock of the operating system, which dies with its process."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import json
 import os
 import socket
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-
-from e2sam.data.session.schema import now
 
 __all__ = ["WriterLock"]
 
 
 class WriterLock:
-    """Exclusive lock on a file beside the session (`NAME.lock`).
+    """Exclusive lock on a file beside the one that is written (`NAME.lock`).
 
     `flock` on POSIX, `msvcrt.locking` on Windows: released by the system however the process ends, so nothing stale is
     ever left to clear, and held apart between two openings in one process too. The file names its holder for the
     message that the second opener gives.
     """
 
-    def __init__(self, session: Path) -> None:
-        self._path = session.with_name(session.name + ".lock")
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
         self._descriptor: int | None = None
 
     @property
@@ -53,7 +52,7 @@ class WriterLock:
             if self._path.exists() and os.path.samestat(os.fstat(descriptor), self._path.stat()):
                 break
             os.close(descriptor)
-        facts = {"process": os.getpid(), "host": socket.gethostname(), "since": now()}
+        facts = {"process": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
         os.ftruncate(descriptor, 0)
         # Windows locks the first byte against reading, so the text begins after it.
         os.lseek(descriptor, 1, os.SEEK_SET)
