@@ -49,9 +49,9 @@ def click_report(
         ("", "value"),
         [
             ("objects", figures["objects"]),
-            *((f"IoU after {number} click(s)", value) for number, value in figures["iou"].items()),
+            *((f"IoU after {at} click(s)", value) for at, value in figures["iou"].items() if int(at) <= measured.limit),
             ("IoU from a box", figures["box_iou"]),
-            *((f"clicks to {level} % IoU", value) for level, value in figures["noc"].items()),
+            *((f"clicks to {level} % IoU, at most {measured.limit}", value) for level, value in figures["noc"].items()),
             *((f"never reach {level} %", value) for level, value in figures["fr20"].items()),
             ("seconds a click", figures["seconds_per_click"]),
         ],
@@ -61,22 +61,23 @@ def click_report(
     mean = [(float(click), float(np.mean([one.iou_at(click) for one in measured.objects]))) for click in clicks]
     report.curves({"mean IoU": mean}, "clicks", "IoU")
     report.heading("Worst objects")
-    report.paragraph("White: the labelled outline. Orange: the mask after five clicks. Green and red: clicks.")
-    report.pictures(_worst(measured, stack, model, targets))
+    shown = min(_CLICKS_SHOWN, measured.limit)
+    report.paragraph(f"White: the labelled outline. Orange: the mask after {shown} click(s). Green and red: clicks.")
+    report.pictures(_worst(measured, stack, model, targets, shown))
     return report
 
 
 def _worst(
-    measured: ClickReport, stack: ChannelStack, model: PromptedModel, targets: Mapping[str, Mask]
+    measured: ClickReport, stack: ChannelStack, model: PromptedModel, targets: Mapping[str, Mask], clicks: int
 ) -> list[tuple[Picture, str]]:
     picture = picture_of(stack, max(stack.size))
-    ordered = sorted(measured.objects, key=lambda one: one.iou_at(_CLICKS_SHOWN))[:_GALLERY]
+    ordered = sorted(measured.objects, key=lambda one: one.iou_at(clicks))[:_GALLERY]
     found = []
     for one in ordered:
         target = targets[one.name]
-        points, labels, mask = click_through(model, target, _CLICKS_SHOWN)
+        points, labels, mask = click_through(model, target, clicks)
         drawn = draw_points(draw_masks(picture, mask, target), points, labels)
-        found.append((_around(drawn, target | mask), f"object {one.name}: IoU {one.iou_at(_CLICKS_SHOWN):.2f}"))
+        found.append((_around(drawn, target | mask), f"object {one.name}: IoU {one.iou_at(clicks):.2f}"))
     return found
 
 

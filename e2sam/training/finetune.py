@@ -417,7 +417,7 @@ def _message(before: Mapping[str, Any], after: Mapping[str, Any], accepted: bool
             f"IoU after one click {before['iou']['1']:.2f} before, {after['iou']['1']:.2f} after; clicks to 85 %: "
             f"{before['noc']['85']:.1f} before, {after['noc']['85']:.1f} after"
         )
-    taken = "The new model was taken" if accepted else "The old model was kept, because the new one is not better"
+    taken = "The new model is better" if accepted else "The old model was kept, because the new one is not better"
     return f"{taken}. On held-out labels: {what}."
 
 

@@ -129,7 +129,7 @@ def test_learning_report_shows_every_figure_of_before_after_and_twin():
         return {"score": value, "score_interval": [value, None], "iou": {"1": value + 1}, "noc": {"85": value + 2}}
 
     result = {
-        "message": "The new model was taken.",
+        "message": "The new model is better.",
         "before": figures(0.25),
         "after": figures(0.5),
         "twin": None,

@@ -114,7 +114,9 @@ def test_pairs_to_a_better_model_and_a_page_of_clicks(tmp_path, base, capsys):
     assert {"objects", "iou", "box_iou", "noc", "fr20", "seconds_per_click"} <= set(shown)
     assert shown["objects"] == 2 and set(shown["iou"]) == {"1", "2", "3", "5", "10"}
     assert set(shown["noc"]) == {"80", "85", "90"} and set(shown["fr20"]) == {"85", "90"}
-    assert page.read_text(encoding="utf-8").count("<img") == 2
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img") == 2
+    assert "after 3 click" in text and "after 5 click" not in text, "nothing is said of clicks that were not made"
 
 
 @pytest.mark.parametrize(
