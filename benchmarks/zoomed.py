@@ -1,7 +1,8 @@
 """What it is worth that the model looks at the part of a large image that its user has zoomed to.
 
 Real images are repeated to 4096 pixels and more, as a large picture of the same would be; objects of one of the copies
-in the middle are clicked at as in the protocol, from afar and in a view of 500 pixels around the first click.
+in the middle are clicked at as in the protocol, from afar and in a view of 500 pixels, of a grid of such views: what a
+user sees who goes over the image part by part.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def ious(
         points.append((click.x + left, click.y + top))
         labels.append(click.label)
         if view_side is not None:
-            view = _around(points[0], view_side)
+            view = _view_of(points[0], view_side)
         prediction = predictor.predict(points, labels, mask=mask, multimask=len(points) == 1, view=view)
         mask = prediction.logits[prediction.best]
         whole = prediction.mask()
@@ -56,9 +57,9 @@ def ious(
         yield common / (int(whole.sum()) + int(target.sum()) - common)
 
 
-def _around(point: tuple[float, float], side: int) -> Box:
-    x, y = point
-    return int(x - side / 2), int(y - side / 2), int(x + side / 2), int(y + side / 2)
+def _view_of(point: tuple[float, float], side: int) -> Box:
+    x, y = (int(coordinate // side * side) for coordinate in point)
+    return x, y, x + side, y + side
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def main() -> None:
             report.figures[found.name] = _measured(predictor, load_set(found, SHARED, options.objects)[0], options)
     means = {
         name: np.mean([rows[name] for rows in report.figures.values()], axis=0).round(3).tolist()
-        for name in ("afar", "zoomed")
+        for name in ("afar", "zoomed", "passes")
     }
     report.figures["mean"] = means
     for click in (1, 5):
@@ -87,13 +88,19 @@ def main() -> None:
 
 
 def _measured(predictor: Predictor, image: RealImage, options: Namespace) -> dict[str, list[float]]:
-    """Mean IoU after each click, from afar and zoomed."""
+    """Mean IoU after each click, from afar and zoomed; encoder passes that the clicks needed, zoomed."""
     stack, place = repeated(image, options.side)
     predictor.set_stack(stack, image.channels)
-    rows: dict[str, list[list[float]]] = {"afar": [], "zoomed": []}
+    rows: dict[str, list[list[float]]] = {"afar": [], "zoomed": [], "passes": []}
     for target in image.targets.values():
-        for name, side in (("afar", None), ("zoomed", options.view)):
-            rows[name].append(list(ious(predictor, target, place, side)))
+        rows["afar"].append(list(ious(predictor, target, place, None)))
+    for target in image.targets.values():
+        zoomed, passes = [], [predictor.encoder_passes]
+        for iou in ious(predictor, target, place, options.view):
+            zoomed.append(iou)
+            passes.append(predictor.encoder_passes)
+        rows["zoomed"].append(zoomed)
+        rows["passes"].append(np.diff(passes).tolist())
     return {name: np.mean(values, axis=0).round(3).tolist() for name, values in rows.items()}
 
 

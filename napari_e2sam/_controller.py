@@ -35,6 +35,7 @@ from napari_e2sam._shortcuts import SHORTCUTS, Shortcut, readable, same_key, sho
 from napari_e2sam._stack_control import StackControl
 from napari_e2sam._state import Workplace
 from napari_e2sam._tooltips import set_tooltips
+from napari_e2sam._view_control import ViewControl
 from napari_e2sam._worklist_control import WorklistControl
 from napari_e2sam.widgets.channels import ChannelsPanel
 from napari_e2sam.widgets.learning import LearningPanel
@@ -91,6 +92,7 @@ class Controller:
         self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), say)
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
+        self.view = ViewControl(self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
         self.models = ModelControl(panels.model, self.work, self.encoding)
         self.recipes = RecipeControl(panels.channels, self.work, self.encoding.encode)
@@ -136,7 +138,7 @@ class Controller:
         self.objects.close()
         self.prompts.close()
         self.stack.close()
-        self.reopening.close()
+        self.view.close()
         self.work.engine.close()
         self.work.tasks.close()
         self.work.canvas.close(remove_layers)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
 from e2sam.data.content import hash_pixels
@@ -22,7 +21,6 @@ from napari_e2sam.widgets.stack import StackPanel
 
 __all__ = ["ReopenControl", "keep_pixels"]
 
-_REST_MS = 1000
 _KEPT_BYTES = 1 << 28
 
 
@@ -36,22 +34,6 @@ class ReopenControl:
         panel.find_asked.connect(self._on_find_asked)
         panel.accept_asked.connect(self.accept_changed)
         work.state.scene_changed.connect(lambda: panel.set_lost(""))
-        # The camera tells of every step of a drag; its place is kept when it comes to rest.
-        self._resting = QTimer()
-        self._resting.setSingleShot(True)
-        self._resting.setInterval(_REST_MS)
-        self._resting.timeout.connect(self._keep_view)
-        self._camera_events = (work.canvas.camera.events.center, work.canvas.camera.events.zoom)
-        for event in self._camera_events:
-            event.connect(self._on_camera)
-
-    def close(self) -> None:
-        """Keep the view, and let go of the viewer."""
-        for event in self._camera_events:
-            event.disconnect(self._on_camera)
-        if self._resting.isActive():
-            self._resting.stop()
-            self._keep_view()
 
     def start(self, beside_others: bool) -> bool:
         """Open the session's stack, where no image is open or also beside others; whether it does."""
@@ -121,17 +103,6 @@ class ReopenControl:
         what = "has changed since its objects were made" if is_changed else "is no longer where it was"
         self._panel.set_lost(f"{record.name} {what}: {record.paths[0]}", can_accept=is_changed)
         self._work.fail(f"{record.name} {what}: see Stack.")
-
-    # -- the part of the image that is seen ----------------------------------------------------------------------------
-
-    def _on_camera(self, event: Any) -> None:
-        if self._work.session.has_stack:
-            self._resting.start()
-
-    def _keep_view(self) -> None:
-        session, camera = self._work.session, self._work.canvas.camera
-        if session.has_stack and session.file.is_open and not session.file.is_read_only:
-            session.file.set_view({"centre": [float(value) for value in camera.center], "zoom": float(camera.zoom)})
 
     def _restore_view(self) -> None:
         view, session, viewer = self._work.session.file.view, self._work.session.file, self._work.viewer

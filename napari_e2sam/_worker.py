@@ -31,8 +31,8 @@ Arrays = dict[str, NDArray[Any]]
 Answer = tuple[dict[str, Any], Arrays]
 # The processor is the window's while it draws a mask, and the user's next click is not there sooner.
 _LOOKS_AHEAD_AFTER_S = 0.1
-# What tells which mask the user sees.
-_SHOWN_BY = ("predict", "shares")
+# What tells which mask, or which part of the image, the user sees.
+_SHOWN_BY = ("predict", "shares", "look")
 
 
 class Cancelled(E2SamError):
@@ -78,6 +78,7 @@ class Engine:
         self._last: Any = None
         # The candidate of the last prediction that the user sees; None for the best.
         self._shown: int | None = None
+        self._view: tuple[int, int, int, int] | None = None
 
     def models(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
         """Models that can be loaded by name."""
@@ -155,9 +156,19 @@ class Engine:
             "seconds": float(predictor.seconds_predict),
         }, answer
 
+    def look(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:
+        """Hear which part of the image (x0, y0, x1, y1) the user sees."""
+        self._view = tuple(body["view"])
+        return {}, {}
+
     def look_ahead(self) -> None:
-        """Make ready for a correction of the mask that the user sees, while nobody asks for anything."""
-        if self._last is not None and self._setting:
+        """Make ready for a click where the user looks, and for a correction of the mask, while nobody asks."""
+        if not self._setting:
+            return
+        if self._view is not None:
+            self._predictor.look_at(self._view)
+            self._view = None
+        elif self._last is not None:
             self._predictor.look_ahead(self._last, self._shown)
 
     def shares(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:

@@ -283,6 +283,21 @@ class Predictor:
             return answer.prediction
         return self._looked_closer(current, prompts, answer, window)
 
+    def look_at(self, view: Box) -> None:
+        """Encode ahead what most first clicks in a view need: for the time that the user looks at it.
+
+        Parameters
+        ----------
+        view
+            What the user sees, (x0, y0, x1, y1), as for `predict`. Nothing is done where a pass is not quick.
+        """
+        current = self._in_use()
+        window = current.windows.of_view(view, current.is_large) if self.close_ups else None
+        if window is None:
+            return
+        plan = current.plan if current.is_large else current.plan.with_view(0)
+        self._encoder.embed(plan, self._encoder.encode(plan, window, on_disk=current.is_large))
+
     def look_ahead(self, prediction: Prediction, candidate: int | None = None) -> None:
         """Make ready what a correction of a candidate (None: the best) may need: for the time until the next click.
 

@@ -74,15 +74,23 @@ class Windows:
         """
         around = prompt_box(prompts)
         extent = 2 * max(around[2] - around[0], around[3] - around[1])
-        if view is not None:
-            seen = max(view[2] - view[0], view[3] - view[1])
-            extent = max(extent, min(seen, _LARGEST_START * self.base))
-        return self._around(around, extent)
+        if view is None:
+            return self._around(around, extent)
+        largest = _LARGEST_START * self.base
+        if _extent(view) > largest:
+            return self._around(around, max(extent, largest))
+        return self._shared(prompts, view, max(extent, _extent(view)))
 
     def in_view(self, prompts: Prompts, view: Box) -> Box | None:
-        """The window of about a view, around prompts in it; None where the whole image shows it nearly as well."""
-        window = self._around(prompt_box(prompts), max(view[2] - view[0], view[3] - view[1]))
+        """The window of about a view; None where the whole image shows it nearly as well."""
+        window = self._shared(prompts, view, _extent(view))
         return window if self._is_far_closer(window) else None
+
+    def of_view(self, view: Box, is_large: bool) -> Box | None:
+        """The window that most clicks in a view ask for, in a large image or another; None where there is none."""
+        window = self._around(view, _extent(view))
+        is_one = _extent(view) <= _LARGEST_START * self.base if is_large else self._is_far_closer(window)
+        return window if is_one else None
 
     def wider_view(self, window: Box, around: Box) -> Box | None:
         """The next larger such window; None where that is the whole image."""
@@ -150,6 +158,11 @@ class Windows:
             or (window[3] < height and box[3] > window[3] - margin)
         )
 
+    def _shared(self, prompts: Prompts, view: Box, extent: float) -> Box:
+        """The window in the middle of a view, one for all clicks there; around prompts that lie near its edge."""
+        window = self._around(view, extent)
+        return window if self.holds(window, prompts) else self._around(prompt_box(prompts), extent)
+
     def _around(self, box: Box | tuple[float, float, float, float], extent: float) -> Box:
         side = self.base
         while side < extent:
@@ -164,6 +177,10 @@ class Windows:
             starts.append((max(0, min(start, length - side)), length))
         (x0, width), (y0, height) = starts
         return int(x0), int(y0), int(min(width, x0 + side)), int(min(height, y0 + side))
+
+
+def _extent(box: Box) -> int:
+    return max(box[2] - box[0], box[3] - box[1])
 
 
 def prompt_box(prompts: Prompts) -> tuple[float, float, float, float]:

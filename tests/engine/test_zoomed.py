@@ -63,6 +63,24 @@ def test_one_click_on_a_small_object_finds_it_where_the_user_has_zoomed_in(tiny:
     assert set(near.channels) == {f"c{index}" for index in range(channels)}
 
 
+@pytest.mark.parametrize(("large_side", "passes"), [(8192, 1), (1024, 0)])
+def test_what_a_view_needs_is_encoded_while_its_user_looks(tiny: E2SAM, large_side: int, passes: int) -> None:
+    places = [(1401.3, 902.8), (1340.0, 850.5), (1460.0, 960.5)]
+    predictor = Predictor(tiny, cache=False, large_side=large_side)
+    predictor.set_stack(image([ellipse(x, y, 14) for x, y in places]), range(3))
+    assert predictor.encoder_passes == passes
+    view = around(1400, 900, 300)
+    predictor.look_at(view)
+    assert predictor.encoder_passes == passes + 1
+    for x, y in places:
+        assert iou(predictor.predict([(x, y)], view=view).mask(), ellipse(x, y, 14)) > 0.85
+    predictor.look_at(view)
+    assert predictor.encoder_passes == passes + 1
+    # The whole image is encoded already, or too large to be read for one click.
+    predictor.look_at((0, 0, SIDE, SIDE))
+    assert predictor.encoder_passes == passes + 1
+
+
 def test_an_object_that_is_larger_than_the_view_comes_out_whole(tiny: E2SAM) -> None:
     target = ellipse(1200, 1200, 700)
     predictor = Predictor(tiny, cache=False)
@@ -86,5 +104,6 @@ def test_a_model_whose_pass_is_slow_looks_from_afar() -> None:
     predictor = Predictor(build_model(teacher_config("vit_test")).eval(), cache=False)
     predictor.set_stack(image([ellipse(1200, 1200, 20)]), range(3))
     passes = predictor.encoder_passes
+    predictor.look_at(around(1200, 1200, 300))
     assert predictor.predict([(1200, 1200)], view=around(1200, 1200, 300)).close_up is None
     assert predictor.encoder_passes == passes

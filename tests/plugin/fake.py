@@ -46,6 +46,7 @@ class FakePredictor:
         self.seconds_encode = self.seconds_predict = 0.001
         self.asked: list[Prompts] = []
         self.ahead: list[Any] = []
+        self.looked_at: list[Any] = []
         self.size = (0, 0)
         self.selection: tuple[int, ...] = ()
         self.names: tuple[str, ...] = ()
@@ -91,6 +92,9 @@ class FakePredictor:
         x0, y0, x1, y1 = box
         prediction.found[:, y0:y1, x0:x1] = True
         return prediction
+
+    def look_at(self, view: Any) -> None:
+        self.looked_at.append(view)
 
     def look_ahead(self, prediction: Any, candidate: int | None = None) -> None:
         self.ahead.append((prediction, candidate))

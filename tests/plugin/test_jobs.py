@@ -140,6 +140,9 @@ def test_the_engine_looks_ahead_at_the_candidate_that_is_shown() -> None:
     engine.predict({"points": [[20, 20], [21, 20]], "labels": [1, 1]}, {}, job)
     engine.look_ahead()
     assert [candidate for _, candidate in engine._predictor.ahead] == [None, 2, None]
+    engine.look({"view": [2, 3, 30, 40]}, {}, job)
+    engine.look_ahead()
+    assert engine._predictor.looked_at == [(2, 3, 30, 40)] and len(engine._predictor.ahead) == 3, "one at a time"
 
 
 def test_long_work_reports_and_stops(engine: Any, qtbot: Any) -> None:

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QFileDialog
 from e2sam.data.alignment import shifted
 from e2sam.data.io import read_stack, write_stack
 from e2sam.data.stack import ChannelStack
+from napari_e2sam._jobs import Request
 
 
 def test_an_image_that_moved_or_changed_is_asked_for(
@@ -35,12 +36,18 @@ def test_an_image_that_moved_or_changed_is_asked_for(
 
     # Where it was: the channels that were aligned are shifted once.
     window = Window(viewer, qtbot, session=path)
+    asked: list[Request] = []
+    request = window.controller.work.engine.request
+    monkeypatch.setattr(window.controller.work.engine, "request", lambda one: (asked.append(one), request(one)))
     window.wait(lambda: window.state.is_encoded)
     assert viewer.dims.axis_labels == ("channel", "row", "column"), "the slider says what it is for"
     once = shifted(stack, {"nir": (3.0, 0.0)})
     assert np.array_equal(window.state.scene.stack.read(), once.read(), equal_nan=True)
     assert np.allclose(camera.center, (0.0, 20.0, 25.0))
     assert np.isclose(camera.zoom, 7.0)
+    view = window.canvas.view
+    assert view is not None and view != (0, 0, stack.size[1], stack.size[0])
+    window.wait(lambda: asked[-1].what == "look" and asked[-1].body["view"] == window.canvas.view)
     window.close()
     viewer.layers.clear()
 
