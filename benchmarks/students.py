@@ -31,9 +31,11 @@ __all__ = [
     "Clicked",
     "ShiftedTeacher",
     "agreement",
-    "best_triple",
+    "best_of",
+    "best_on_others",
     "clicked",
     "interval",
+    "on_triples",
     "trained",
     "unseen_triples",
 ]
@@ -147,14 +149,30 @@ def clicked(
     return result
 
 
-def best_triple(teacher: E2SAM, scenes: Sequence[tuple[ChannelStack, dict[str, NDArray[np.bool_]]]]) -> Clicked:
-    """The teacher on the triple with the fewest mean clicks over all scenes: chosen knowing the answers."""
-    names = scenes[0][0].names
-    tried = []
-    for triple in combinations(names, 3):
-        whole = sum((clicked(teacher, stack, triple, targets) for stack, targets in scenes), Clicked())
-        tried.append((float(np.mean(whole.noc)), whole))
-    return min(tried, key=lambda entry: entry[0])[1]
+def on_triples(
+    teacher: E2SAM, scenes: Sequence[tuple[ChannelStack, dict[str, NDArray[np.bool_]]]]
+) -> tuple[Clicked, ...]:
+    """The teacher on each triple of channels, over all scenes."""
+    return tuple(
+        sum((clicked(teacher, stack, triple, targets) for stack, targets in scenes), Clicked())
+        for triple in combinations(scenes[0][0].names, 3)
+    )
+
+
+def best_of(tried: Sequence[Clicked]) -> Clicked:
+    """The triple with the fewest mean clicks: chosen knowing the answers."""
+    return min(tried, key=lambda one: float(np.mean(one.noc)))
+
+
+def best_on_others(tried: Sequence[Clicked]) -> Clicked:
+    """For each object the triple with the fewest mean clicks on all others: chosen knowing theirs, not its own."""
+    clicks = np.array([one.noc for one in tried])
+    chosen = (clicks.sum(1, keepdims=True) - clicks).argmin(0)
+    rows = (
+        Clicked((tried[triple].noc[at],), (tried[triple].first[at],), (tried[triple].third[at],))
+        for at, triple in enumerate(chosen)
+    )
+    return sum(rows, Clicked())
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:

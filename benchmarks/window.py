@@ -25,6 +25,9 @@ from benchmarks.report import Report, at_most, parser_for
 from e2sam.data.synthetic.stack import synthetic_stack
 
 _TILE = 512
+# Of larger images a part is looked at by itself, where the user has zoomed to it.
+_LARGE = 4096
+_VIEW = 500
 
 
 class Heartbeat:
@@ -208,13 +211,35 @@ class Bench:
             if number == 2:
                 self.heart.take()
         for name, values in (("click", shown[3:]), ("correction", corrected[3:]), ("accept", accepted[3:])):
-            self.figures |= {
-                f"{name}_median_ms": float(np.median(values)),
-                f"{name}_p95_ms": float(np.percentile(values, 95)),
-                f"{name}_max_ms": float(np.max(values)),
-            }
+            self._summarize(name, values)
         self.figures["stall_clicks_ms"] = self.heart.take()
         self.figures["repaint_ms"] = _repaint_ms(self.viewer)
+
+    def visit(self, count: int) -> None:
+        """Zoom to another part of the image, look at it, and click there; the first three are left out."""
+        canvas = self.controller.work.canvas
+        native = self.viewer.window._qt_viewer.canvas.native
+        side = self.controller.session.record.size[0]
+        rng = np.random.default_rng(1)
+        canvas.camera.zoom = min(native.width(), native.height()) / _VIEW
+        shown = []
+        for _ in range(count + 3):
+            centre = rng.uniform(_VIEW, side - _VIEW, 2)
+            canvas.camera.center = (0, *centre)
+            # Nobody finds an object there sooner.
+            _idle(0.8)
+            shown.append(self._point(centre + rng.uniform(-_VIEW / 3, _VIEW / 3, 2)))
+            _idle(0.5)
+            self.controller.do("accept")
+            _idle(0.2)
+        self._summarize("zoomed", shown[3:])
+
+    def _summarize(self, name: str, values: list[float]) -> None:
+        self.figures |= {
+            f"{name}_median_ms": float(np.median(values)),
+            f"{name}_p95_ms": float(np.percentile(values, 95)),
+            f"{name}_max_ms": float(np.max(values)),
+        }
 
     def _point(self, where: Any) -> float:
         """A click at (row, column), as napari's own tool sets it, to the mask on the screen: milliseconds."""
@@ -262,6 +287,8 @@ def measure(folder: Path, side: int, options: argparse.Namespace) -> dict[str, f
     if options.objects:
         bench.add_objects(options.objects)
     bench.click(options.clicks)
+    if side > _LARGE:
+        bench.visit(options.clicks)
     if not options.objects:
         bench.everything()
     if options.steps:
@@ -276,6 +303,8 @@ def _bars(report: Report, title: str, large: bool, figures: dict[str, float]) ->
         "click_max_ms": ("slowest click", 300),
         "correction_p95_ms": ("second click to mask on screen, p95", 150 if large else 100),
         "correction_max_ms": ("slowest second click", 300),
+        "zoomed_p95_ms": ("first click in another part of the image, zoomed, p95", 150),
+        "zoomed_max_ms": ("slowest first click in another part of the image, zoomed", 300),
         "accept_p95_ms": ("accepting an object, p95", 150 if large else 50),
         "stall_open_ms": ("longest stall while opening", 100),
         "stall_everything_ms": ("longest stall while encoding and segmenting everything", 100),
@@ -309,7 +338,7 @@ def main() -> int:
             # napari says on standard output what it thinks of PyQt5; with --json, nothing but the report stands there.
             with redirect_stdout(sys.stderr):
                 report.figures[title] = figures = measure(folder, side, options)
-            _bars(report, title, side > 4096, figures)
+            _bars(report, title, side > _LARGE, figures)
     report.show(options.json)
     return 0
 
