@@ -31,8 +31,8 @@ class FinetuneConfig:
     head
         "prompt" (clicks and boxes) or "semantic" (a class for each pixel).
     tune
-        "decoder" (on cached embeddings; of `tiny`, up to 8 objects teach its fine layers only), "lora" (late blocks of
-        the encoder as well) or "full".
+        "decoder" (on cached embeddings; of `tiny`, up to 8 objects teach its fine layers only, and not how it ranks
+        masks), "lora" (late blocks of the encoder as well) or "full".
     preset
         "" or "bmvc2023", the settings of E2SAM's released stage 2; what is set beside it wins.
     channels

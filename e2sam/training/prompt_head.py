@@ -135,8 +135,9 @@ class PromptHead:
         encoder = WindowEncoder(self.base, cache)
         set_trained(model, model.decoder, tune, self.config.late_blocks, self.config.rank)
         if self.division.kind == "crossed" and isinstance(model.decoder, TinyDecoder):
-            # Few objects teach how their kind looks; with all layers taught, others got worse (docs/results.md).
-            for layer in model.decoder.coarse_layers():
+            # Few objects teach how their kind looks; with all layers taught, others got worse (docs/results.md). What
+            # ranks masks has learned from thousands of objects, and five make it no better.
+            for layer in (*model.decoder.coarse_layers(), model.decoder.quality):
                 layer.requires_grad_(False)
         sides = (self._with_mirrors(), self.held_out)
         train, held_out = (WindowData(windows_of(side, model.config), encoder) for side in sides)

@@ -224,9 +224,9 @@ def test_few_objects_teach_the_fine_layers_alone(tmp_path, base, corrections, co
     fold = PromptHead.open(chosen, config(tmp_path, base, channels=("R", "G", "B"))).folds()[0]
     task = fold.task(lambda path, model, outcome: None, {})
     decoder, given = task.module.model.decoder, {id(p) for group in task.groups() for p in group.parameters}
-    coarse = [id(p) for layer in decoder.coarse_layers() for p in layer.parameters()]
-    fine = {id(p) for p in decoder.parameters()} - set(coarse)
-    assert fine <= given and given.isdisjoint(coarse) is not taught
+    kept = [id(p) for layer in (*decoder.coarse_layers(), decoder.quality) for p in layer.parameters()]
+    fine = {id(p) for p in decoder.parameters()} - set(kept)
+    assert fine <= given and given.isdisjoint(kept) is not taught
 
 
 def test_a_run_closed_in_its_second_part_resumes_there(tmp_path, base, corrections):
