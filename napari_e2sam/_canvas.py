@@ -35,8 +35,11 @@ class Canvas:
     box_drawn = Signal(object)  # (x0, y0, x1, y1)
     line_drawn = Signal(object)  # (P, 2) pixel (x, y) along a scribble
     pointed_at = Signal(object)  # (x, y) under the pointer, or None outside of the image
-    painted = Signal(object, object)  # box that the user painted in the objects layer, and its labels (h, w) after it
+    painted = Signal(
+        object, object, object
+    )  # box in the objects layer, labels (h, w) and where in it they were painted
     objects_made = Signal()  # the objects layer is new and empty
+    points_made = Signal()  # the points layer is new and empty
     objects_deleted = Signal()  # the user has taken the objects layer away
     refused = Signal(str)  # why what the user drew is no prompt; it is to be taken off again
     plane_changed = Signal()
@@ -93,6 +96,7 @@ class Canvas:
         if name == "points":
             layer.mouse_drag_callbacks.insert(0, self._on_press)
             layer.events.data.connect(self._on_points)
+            self.points_made.emit()
         elif name == "box":
             layer.events.data.connect(self._on_shapes)
         elif name == "mask":
@@ -182,7 +186,7 @@ class Canvas:
         if self._own.scene is None or (mask is None and self._own.get("mask") is None):
             return
         layer = self._own.mask()
-        self._undrawn.draw(layer, mask is not None)
+        self._undrawn.leave_out_empty(None if mask is not None else layer)
         if self._own.has_cropped_mask:
             self._show_cropped(layer, mask)
             return
@@ -227,7 +231,8 @@ class Canvas:
         x0, y0, x1, y1 = mask.box
         there = self._own.objects().data[y0:y1, x0:x1]
         shown = mask.pixels if covers else mask.pixels & (there == 0)
-        self.draw_labels(mask.box, np.where(shown, number, there))
+        # The layer may hold no numbers as large yet.
+        self.draw_labels(mask.box, np.where(shown, np.int32(number), there.astype(np.int32)))
 
     def draw_all_labels(self, labels: NDArray[Any] | None) -> None:
         """Write the whole objects layer, (H, W), or empty it; an empty one is left alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,9 @@ class Controller:
         self.viewer = viewer
         self._panels = panels
         self.session = SessionModel(session)
-        self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), say)
+        self._say = say
+        self.work = Workplace(viewer, Canvas(viewer), self.session, EngineClient(start_engine), Tasks(), self._tell)
+        self.session.refused.connect(self.work.fail)
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
         self.view = ViewControl(self.work)
@@ -131,19 +134,24 @@ class Controller:
             return False
         self._is_closed = True
         atexit.unregister(self.close)
-        self._unbind()
-        self._keys.close()
-        self.learning.close()
-        self.worklist.close()
-        self.objects.close()
-        self.prompts.close()
-        self.stack.close()
-        self.view.close()
-        self.work.engine.close()
-        self.work.tasks.close()
-        self.work.canvas.close(remove_layers)
-        self.session.close()
+        # A window that closes has no line to say it in.
+        self.session.refused.disconnect(self.work.fail)
+        parts = (self._keys, self.learning, self.worklist, self.objects, self.prompts, self.stack, self.view)
+        off_thread = self.work.engine, self.work.tasks
+        with ExitStack() as steps:
+            # From the last to the first; each is done whatever becomes of the others.
+            steps.callback(self.session.close)
+            steps.callback(self.work.canvas.close, remove_layers)
+            for part in reversed((*parts, *off_thread)):
+                steps.callback(part.close)
+            steps.callback(self._unbind)
         return True
+
+    def _tell(self, text: str, kind: str) -> None:
+        """Show one line; where there is none, that the session could not be written stays in view."""
+        if not text and self.session.trouble:
+            text, kind = self.session.trouble, "error"
+        self._say(text, kind)
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -361,7 +361,7 @@ def describe_stack(
     num_bytes = int(np.prod(stack.data.shape[-3:], dtype=np.int64)) * np.dtype(stack.data.dtype).itemsize
     if stack.source is not None and num_bytes > _SENT_BYTES:
         described |= {
-            "source": str(stack.source),
+            "source": [str(path) for path in stack.files] or str(stack.source),
             "channel_axis": scene.channel_axis,
             "alignment": dict(alignment or {}),
         }

@@ -26,6 +26,7 @@ __all__ = ["EncodingControl"]
 
 _keys = count(1)
 _NONE_TICKED = "Expected at least 1 selected channel, got 0: tick one in Channels."
+_ENDED = "The engine ended while encoding: choose a smaller model or fewer channels."
 # What `read_stack` calls a channel that its file does not name.
 _NO_NAME = re.compile(r"ch\d+")
 
@@ -39,7 +40,7 @@ class EncodingControl:
         self._work = work
         self._presets: tuple[tuple[str, tuple[int, ...]], ...] = ()
         self._suggestions: tuple[Suggestion, ...] = ()
-        self._was_encoded = False
+        self._was_encoded = self._is_held = False
         self._key = ""
         self._sent_key = ""
         self._shows_composite = True
@@ -57,8 +58,8 @@ class EncodingControl:
         """Encode with another model, which the engine has loaded."""
         work, state = self._work, self._work.state
         self._channels.table.set_trained(bool(model["channels"]))
-        self._sent_key = ""
-        if not state.selection:
+        self._sent_key, self._is_held = "", False
+        if not state.selection or state.refusal == _ENDED:
             return
         if state.refusal:
             # It was said of the model before.
@@ -66,13 +67,17 @@ class EncodingControl:
         self._select(self._taken(state.selection), store=False)
 
     def hold(self) -> None:
-        """Nothing counts as encoded while the engine loads another model."""
-        self._was_encoded |= self._work.state.is_encoded
-        self._work.state.is_encoded = False
+        """Nothing is encoded, or counts as encoded, while the engine loads another model that the user chose."""
+        state = self._work.state
+        self._was_encoded |= state.is_encoded
+        state.is_encoded, self._is_held = False, True
+        if state.refusal == _ENDED:
+            self._work.forget_error()
+            state.refusal = ""
 
     def go_on(self) -> None:
         """The engine goes on with the model, and what is encoded, that it had before `hold`."""
-        state = self._work.state
+        state, self._is_held = self._work.state, False
         if not self._was_encoded:
             self.encode()
             return
@@ -83,14 +88,25 @@ class EncodingControl:
 
     def forget(self) -> None:
         """The engine holds nothing any more."""
-        self._work.state.is_encoded = False
+        self._work.state.is_encoded = self._was_encoded = False
         self._sent_key = ""
+
+    def give_up(self) -> None:
+        """Encode nothing more by itself: the engine ends at it. What the user does next is tried."""
+        self._refuse(_ENDED)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the engine is at an encoding, or about to be."""
+        state = self._work.state
+        is_wanted = state.scene is not None and bool(state.selection) and bool(state.model)
+        return is_wanted and not state.is_encoded and not state.refusal
 
     # -- selection -----------------------------------------------------------------------------------------------------
 
     def _on_scene(self) -> None:
         state = self._work.state
-        self._key = f"stack {next(_keys)}"
+        self._key, self._was_encoded = f"stack {next(_keys)}", False
         if state.scene is None:
             self._presets, self._suggestions = (), ()
             self._channels.set_rows(())
@@ -196,7 +212,7 @@ class EncodingControl:
     def _refuse(self, why: str) -> None:
         """Encode nothing, and say why; what waits to be is dropped."""
         work, state = self._work, self._work.state
-        state.refusal, state.is_encoded = why, False
+        state.refusal, state.is_encoded, self._was_encoded = why, False, False
         work.engine.forget("prepare")
         self._model.set_progress(None, "")
         self._model.set_details(model_text(state.model))
@@ -241,8 +257,8 @@ class EncodingControl:
         work.state.selection, work.state.refusal = selection, ""
         self._channels.set_selection(selection)
         self._show_presets()
-        if store and not work.session.file.is_read_only:
-            work.session.file.set_selection(work.session.place[0], work.state.names)
+        if store:
+            work.session.keep(lambda file: file.set_selection(work.session.place[0], work.state.names))
         self.encode()
 
     # -- encoding ------------------------------------------------------------------------------------------------------
@@ -253,6 +269,9 @@ class EncodingControl:
         if state.scene is None or not state.selection or not state.model:
             return
         state.is_encoded = self._was_encoded = False
+        if self._is_held:
+            # By then it is known which model it is to be.
+            return
         if why := self._why_not:
             self._refuse(why)
             return
@@ -294,7 +313,7 @@ class EncodingControl:
         work, state = self._work, self._work.state
         self._model.set_progress(None, "")
         self._sent_key = body["key"]
-        if body["key"] != self._key or tuple(body["channels"]) != state.selection:
+        if self._is_held or body["key"] != self._key or tuple(body["channels"]) != state.selection:
             return
         state.is_encoded = True
         state.matrix = message.arrays.get("matrix0")

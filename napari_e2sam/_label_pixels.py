@@ -46,19 +46,19 @@ def put_labels(layer: Labels, box: Box, labels: NDArray[Any]) -> None:
     layer.data_setitem((rows + y0, columns + x0), values)
 
 
-def painted_box(event: Any) -> tuple[Box, NDArray[Any]] | None:
-    """Box that a layer's "paint" event painted in, and the labels (h, w) in it afterwards; None where it is empty."""
+def painted_box(event: Any) -> tuple[Box, NDArray[Any], NDArray[np.bool_]] | None:
+    """Box that a layer's "paint" event painted in, new labels (h, w), and where in it they hold; None for no pixel."""
     strokes = [_stroke(atom, event.source.data.shape) for atom in event.value]
     rows = np.concatenate([stroke[0] for stroke in strokes])
     columns = np.concatenate([stroke[1] for stroke in strokes])
     if rows.size == 0:
         return None
     x0, y0, x1, y1 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
-    after = np.array(event.source.data[y0:y1, x0:x1])
-    # napari tells of some strokes before it has written them.
+    labels, is_painted = np.zeros((y1 - y0, x1 - x0), np.int32), np.zeros((y1 - y0, x1 - x0), bool)
     for stroke_rows, stroke_columns, value in strokes:
-        after[stroke_rows - y0, stroke_columns - x0] = value
-    return (x0, y0, x1, y1), after
+        labels[stroke_rows - y0, stroke_columns - x0] = value
+        is_painted[stroke_rows - y0, stroke_columns - x0] = True
+    return (x0, y0, x1, y1), labels, is_painted
 
 
 def _extremes(changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

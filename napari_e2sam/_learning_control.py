@@ -30,7 +30,8 @@ class LearningControl:
         panel.inherit_asked.connect(lambda settings: self.begin("inherit", settings))
         panel.cancel_asked.connect(self._training.cancel)
         panel.use_asked.connect(self._on_use)
-        panel.roll_back_asked.connect(self._on_roll_back)
+        panel.roll_back_asked.connect(models.roll_back)
+        models.taken.connect(self._on_model)
         self._training.stepped.connect(self._on_step)
         self._training.finished.connect(self._on_finished)
         self._training.failed.connect(self._on_failed)
@@ -106,12 +107,15 @@ class LearningControl:
 
     def _on_use(self) -> None:
         self._models.choose(self._out)
-        self._panel.set_result(None)
-        self._panel.set_can_roll_back(True)
 
-    def _on_roll_back(self) -> None:
-        self._models.roll_back()
-        self._panel.set_can_roll_back(self._models.can_roll_back)
+    def _on_model(self, name: str) -> None:
+        """A model is in use: only now is it known that the trained one could be loaded."""
+        can_roll_back = self._models.can_roll_back
+        if name == self._out:
+            self._panel.set_result(None)
+            self._panel.set_can_roll_back(can_roll_back)
+        elif not can_roll_back:
+            self._panel.set_can_roll_back(False)
 
     def _on_change(self, change: Change) -> None:
         if change.objects or change.kind == "refresh":

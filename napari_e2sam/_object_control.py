@@ -216,13 +216,16 @@ class ObjectControl:
     def _on_everything(self, message: Message, window: Box | None) -> None:
         place = self._end_everything()
         labels = message.arrays["labels"]
-        taken = self._objects_mask(place)
         class_id = self._work.session.class_id
         work = self._work
+        x0, y0 = (0, 0) if window is None else window[:2]
 
         def add() -> int:
-            found = objects_of(labels, taken, class_id, corner)
-            if place is not None and found:
+            if place is None:
+                return 0
+            taken = work.session.file.labels_in(*place, (x0, y0, x0 + labels.shape[1], y0 + labels.shape[0])) > 0
+            found = objects_of(labels, taken, class_id, (x0, y0))
+            if found:
                 work.session.file.accept_many(*place, found)
             return len(found)
 
@@ -230,28 +233,20 @@ class ObjectControl:
             work.session.tell()
             work.say(f"{count} objects found; they wait for your review.", "info")
 
-        if taken is not None and window is not None:
-            taken = taken[window[1] : window[3], window[0] : window[2]]
-        corner = (0, 0) if window is None else window[:2]
         # Writing hundreds of masks takes too long for the window's own thread.
         work.tasks.run(add, show, work.fail)
 
-    def _objects_mask(self, place: tuple[int, tuple[int, ...]] | None) -> NDArray[np.bool_] | None:
-        layer = self._work.canvas.objects_layer
-        if layer is None or place != self._work.session.place:
-            return None
-        mask: NDArray[np.bool_] = np.asarray(layer.data) > 0
-        return mask
-
     # -- painting ------------------------------------------------------------------------------------------------------
 
-    def _on_painted(self, box: Box, after: NDArray[Any]) -> None:
+    def _on_painted(self, box: Box, labels: NDArray[np.int32], is_painted: NDArray[np.bool_]) -> None:
         session = self._work.session
         if not session.has_stack:
             return
+        # Beside the stroke the layer may not show yet what the session holds.
         before = session.file.labels_in(*session.place, box)
+        after = np.where(is_painted, labels, before)
         try:
-            session.file.paint(*session.place, box, before, after.astype(np.int32), session.class_id)
+            session.file.paint(*session.place, box, before, after, session.class_id)
         except E2SamError as error:
             self._work.canvas.draw_labels(box, before)
             self._work.fail(str(error))
@@ -398,7 +393,7 @@ def _strips_of(box: Box) -> list[Box]:
 
 
 def objects_of(
-    labels: NDArray[np.int32], taken: NDArray[np.bool_] | None, class_id: int, corner: tuple[int, int] = (0, 0)
+    labels: NDArray[np.int32], taken: NDArray[np.bool_], class_id: int, corner: tuple[int, int] = (0, 0)
 ) -> list[NewObject]:
     """Instances of a label image (h, w) as objects to review; those that mostly lie on `taken` are left out.
 
@@ -411,7 +406,7 @@ def objects_of(
         if where is None:
             continue
         mask = labels[where] == number
-        if taken is not None and np.count_nonzero(mask & taken[where]) > 0.5 * np.count_nonzero(mask):
+        if np.count_nonzero(mask & taken[where]) > 0.5 * np.count_nonzero(mask):
             continue
         crop = MaskCrop.of(mask, corner[0] + where[1].start, corner[1] + where[0].start)
         found.append(NewObject(crop, class_id, None, origin="automatic", is_reviewed=False))

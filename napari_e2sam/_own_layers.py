@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from e2sam.data.masks import Box
 from napari_e2sam._convert import Scene
+from napari_e2sam._undrawn import canvas_of
 
 __all__ = ["PROMPT_COLOURS", "OwnLayers", "at_once", "bind_all", "prepare"]
 
@@ -102,9 +103,12 @@ class OwnLayers:
             self._hide_stale()
             self._raise()
             return
+        is_alone = all(self.is_ours(layer) for layer in self.viewer.layers)
         with self.writing():
             for name in tuple(self._layers):
                 self.drop(name)
+                if is_alone:
+                    self._draw_frame()
         if scene is not None:
             # Not in a later turn: drawn without any layer of ours between, the canvas has crashed.
             self.points()
@@ -197,6 +201,14 @@ class OwnLayers:
             self._gone(layer)
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
+
+    def _draw_frame(self) -> None:
+        """Draw the canvas at once: where nothing is drawn while our layers go, the next image may crash napari."""
+        # A window that is being closed has no canvas any more.
+        with suppress(RuntimeError):
+            canvas = canvas_of(self.viewer)
+            if canvas is not None:
+                canvas.native.repaint()
 
     # -- layers, made when they are first needed and again after the user deleted them -------------------------------
 

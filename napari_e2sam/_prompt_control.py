@@ -71,6 +71,7 @@ class PromptControl:
         panel.next_click_toggled.connect(self._on_next_click)
         canvas = work.canvas
         canvas.points_changed.connect(self._on_points)
+        canvas.points_made.connect(self._on_points_made)
         canvas.box_drawn.connect(self._on_box)
         canvas.line_drawn.connect(self._on_line)
         canvas.refused.connect(self._on_refused)
@@ -345,6 +346,11 @@ class PromptControl:
         self._work.say(f"The candidates disagree most around ({x:.0f}, {y:.0f}): click there.", "info")
 
     # -- drawing -------------------------------------------------------------------------------------------------------
+
+    def _on_points_made(self) -> None:
+        """Draw the prompts under way: the user may have taken their layer away."""
+        if self._work.session.has_stack:
+            self._work.canvas.show_prompts(self._work.session.draft.prompts)
 
     def _on_scene(self) -> None:
         self._answered = None

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from psygnal import Signal
 
 from e2sam.data.prompts import Prompts
 from e2sam.data.session import Change, Draft, HistoryStep, ObjectRecord, Plane, Session, StackRecord
-from e2sam.errors import SessionError
+from e2sam.errors import E2SamError, SessionError
 
 __all__ = ["SessionModel", "new_session_path"]
 
@@ -37,9 +38,15 @@ class SessionModel:
     ----------
     path
         A session file; None begins a new one in the user's data directory.
+
+    Attributes
+    ----------
+    trouble
+        Why the last setting could not be kept, in a line for the user; empty as soon as the file can be written again.
     """
 
     changed = Signal(Change)
+    refused = Signal(str)  # why a setting could not be kept
 
     def __init__(self, path: Path | None = None) -> None:
         self._is_new = path is None
@@ -49,6 +56,7 @@ class SessionModel:
         self._elsewhere: deque[Change] = deque()
         self.stack_id: int | None = None
         self.plane: Plane = ()
+        self.trouble = ""
         self._touched: dict[int, frozenset[int]] = {}
         objects = self.file.objects()
         self.class_id = objects[-1].class_id if objects else self.file.classes()[0].id
@@ -94,14 +102,23 @@ class SessionModel:
     def go_to(self, stack_id: int, plane: Plane) -> None:
         """Bring a stack and plane in front of the user."""
         self.stack_id, self.plane = stack_id, plane
-        if not self.file.is_read_only:
-            self.file.set_active(stack_id, plane)
+        self.keep(lambda file: file.set_active(stack_id, plane))
         self.changed.emit(Change("refresh", "place"))
 
     def leave(self) -> None:
         """Have nothing in front of the user; the session keeps what was made there."""
         self.stack_id, self.plane = None, ()
         self.changed.emit(Change("refresh", "place"))
+
+    def keep(self, write: Callable[[Session], object]) -> None:
+        """Write a setting, which is a convenience: the window goes on, and says so, where it cannot be written."""
+        if not self.file.is_open or self.file.is_read_only:
+            return
+        try:
+            write(self.file)
+        except E2SamError as error:
+            self.trouble = str(error)
+            self.refused.emit(self.trouble)
 
     def set_prompts(self, prompts: Prompts) -> None:
         """Store the prompts of the object under way."""
@@ -125,8 +142,11 @@ class SessionModel:
     def close(self) -> None:
         """Close the file; one that was begun here and never used is taken away."""
         self._unsubscribe()
-        is_unused = self._is_new and self.file.is_open and not self._is_used
-        self.file.close()
+        is_unused = False
+        try:
+            is_unused = self._is_new and self.file.is_open and not self._is_used
+        finally:
+            self.file.close()
         if is_unused:
             for path in self.path.parent.glob(f"{self.path.name}*"):
                 path.unlink(missing_ok=True)
@@ -147,6 +167,8 @@ class SessionModel:
 
     def _on_change(self, change: Change) -> None:
         if threading.get_ident() == self._thread:
+            # Something was written, or read anew.
+            self.trouble = ""
             self.changed.emit(change)
         elif change.objects:
             # Stacks are added from a worker thread too; the window is told of those by the worker's result.

@@ -411,6 +411,10 @@ def _opened(
         paths = [kept] if (kept := keep_pixels(stack, work.session.path)) is not None else []
         reading = {"channel_axis": len(stack.leading)} if paths else {}
         record = work.session.file.add_stack(stack, name=layers[0].name, paths=paths, reading=reading)
+    if record.channels != stack.channels:
+        # What was made on it keeps the names that it had then.
+        stack = replace(stack, channels=record.channels)
+        scene = replace(scene, stack=stack)
     if record.alignment:
         scene = replace(scene, stack=shifted(stack, record.alignment))
     rows, recipes = described(scene.stack, record)

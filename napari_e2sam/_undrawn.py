@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 from numpy.typing import NDArray
 
-__all__ = ["Undrawn"]
+__all__ = ["Undrawn", "canvas_of"]
 
 _OPAQUE = ("opaque", "translucent", "translucent_no_depth")
 # What decides whether a layer hides those below it.
@@ -33,22 +33,24 @@ class Undrawn:
         self._viewer = viewer
         self._cover: Image | None = None
         self._left_out: tuple[Layer, ...] = ()
-        for emitter in self._emitters():
-            emitter.connect(self._update)
+        self._empty: Layer | None = None
+        for emitter, callback in self._connections():
+            emitter.connect(callback)
 
     def close(self) -> None:
         """Let go of the viewer; everything is drawn again."""
-        for emitter in self._emitters():
-            emitter.disconnect(self._update)
+        for emitter, callback in self._connections():
+            emitter.disconnect(callback)
         self.cover_with(None)
-        for layer in self._viewer.layers:
-            self.draw(layer, True)
+        self.leave_out_empty(None)
 
-    def _emitters(self) -> Iterator[Any]:
+    def _connections(self) -> Iterator[tuple[Any, Callable[[], None]]]:
         viewer = self._viewer
-        yield from (getattr(viewer.layers.events, name) for name in ("inserted", "removed", "reordered"))
-        yield viewer.dims.events.ndisplay
-        yield self._grid.events.enabled
+        yield from (
+            (getattr(viewer.layers.events, name), self._on_listed) for name in ("inserted", "removed", "reordered")
+        )
+        yield viewer.dims.events.ndisplay, self._update
+        yield self._grid.events.enabled, self._update
 
     @property
     def _grid(self) -> Any:
@@ -69,13 +71,26 @@ class Undrawn:
         if layer is self._cover:
             self.cover_with(None)
 
+    def leave_out_empty(self, layer: Layer | None) -> None:
+        """Leave out a layer that is empty until another is, None is, or the list of layers changes."""
+        if self._empty is not None and layer is not self._empty:
+            self._draw(self._empty, True)
+        self._empty = layer
+        if layer is not None:
+            self._draw(layer, False)
+
+    def _on_listed(self) -> None:
+        # napari has crashed where layers went or changed places while one of labels was left out.
+        self.leave_out_empty(None)
+        self._update()
+
     def _update(self) -> None:
         left_out = self._hidden()
         for layer in self._left_out:
             if layer not in left_out:
-                self.draw(layer, True)
+                self._draw(layer, True)
         for layer in left_out:
-            self.draw(layer, False)
+            self._draw(layer, False)
         self._left_out = left_out
 
     def _hidden(self) -> tuple[Layer, ...]:
@@ -96,16 +111,20 @@ class Undrawn:
                     inside.append(layer)
         return tuple(inside)
 
-    def draw(self, layer: Layer, is_drawn: bool) -> None:
-        """Draw a layer if it is visible, or leave it out while there is nothing of it to see."""
+    def _draw(self, layer: Layer, is_drawn: bool) -> None:
+        """Draw a layer if it is visible, or leave it out."""
         # A window that is being closed has no canvas any more.
         with suppress(RuntimeError):
-            canvas = getattr(getattr(getattr(self._viewer, "window", None), "_qt_viewer", None), "canvas", None)
-            visual = getattr(canvas, "layer_to_visual", {}).get(layer)
+            visual = getattr(canvas_of(self._viewer), "layer_to_visual", {}).get(layer)
             node = getattr(visual, "node", None)
             wanted = is_drawn and layer.visible
             if node is not None and node.visible != wanted:
                 node.visible = wanted
+
+
+def canvas_of(viewer: ViewerModel) -> Any:
+    """napari's canvas of a viewer, or None of a viewer without a window."""
+    return getattr(getattr(getattr(viewer, "window", None), "_qt_viewer", None), "canvas", None)
 
 
 def _edges(layer: Layer) -> NDArray[np.float64]:

@@ -44,8 +44,9 @@ class ViewControl:
 
     def _keep(self) -> None:
         session, camera = self._work.session, self._work.canvas.camera
-        if session.has_stack and session.file.is_open and not session.file.is_read_only:
-            session.file.set_view({"centre": [float(value) for value in camera.center], "zoom": float(camera.zoom)})
+        if session.has_stack:
+            view = {"centre": [float(value) for value in camera.center], "zoom": float(camera.zoom)}
+            session.keep(lambda file: file.set_view(view))
 
     def _tell(self) -> None:
         """Let the engine make ready for a click in this part of the image."""

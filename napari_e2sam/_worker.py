@@ -251,7 +251,7 @@ def _stack_of(described: Mapping[str, Any], arrays: Arrays) -> ChannelStack:
         return ChannelStack(arrays["data"], channels)
     from e2sam import read_stack
 
-    stack = read_stack(Path(described["source"]), channel_axis=described.get("channel_axis"))
+    stack = read_stack(described["source"], channel_axis=described.get("channel_axis"))
     if described["alignment"]:
         from e2sam.data.alignment import shifted
 

@@ -30,11 +30,14 @@ class WorkItem:
         "done", "begun" (it has objects) or "new".
     doubt
         How far its candidate masks disagree, 0..1; None where that is not known.
+    trouble
+        Why it could not be read when it was tried last, or "".
     """
 
     path: Path
     state: str
     doubt: float | None = None
+    trouble: str = ""
 
 
 class Worklist:
@@ -54,6 +57,7 @@ class Worklist:
         self._session = session
         self._paths = session.worklist or _images_of(session)
         self._position = 0 if self._paths else -1
+        self._troubles: dict[Path, str] = {}
 
     def open(self, source: Path | Sequence[Path]) -> None:
         """Take the images of a folder, or the given ones, as the list; the first that is not done comes first.
@@ -68,7 +72,7 @@ class Worklist:
             raise StackError(f"Expected a folder with images, got none in {source}.")
         if not self._session.is_read_only:
             self._session.set_worklist(paths)
-        self._paths, self._position = paths, 0
+        self._paths, self._position, self._troubles = paths, 0, {}
         waiting = self._next_waiting(-1)
         self._position = 0 if waiting is None else waiting
         self.changed.emit()
@@ -77,7 +81,8 @@ class Worklist:
     def items(self) -> tuple[WorkItem, ...]:
         """All images with their state."""
         states = self._states()
-        return tuple(WorkItem(path, states.get(path, "new")) for path in self._paths)
+        troubles = self._troubles
+        return tuple(WorkItem(path, states.get(path, "new"), trouble=troubles.get(path, "")) for path in self._paths)
 
     @property
     def position(self) -> int:
@@ -100,8 +105,14 @@ class Worklist:
         return len(self._paths) - self.num_done
 
     def step(self, direction: int) -> Path | None:
-        """Go on by `direction` images; the new current image, or None if there is none further on."""
-        return self.go_to(self._position + direction)
+        """Go on by `direction` images, past those that could not be read; the new current one, or None at the end.
+
+        Where no other is further on, one that could not be read is tried again.
+        """
+        first = position = self._position + direction
+        while 0 <= position < len(self._paths) and self._paths[position] in self._troubles:
+            position += direction
+        return self.go_to(position) or self.go_to(first)
 
     def go_to(self, position: int) -> Path | None:
         """Make the image at a position the current one; None where there is none."""
@@ -113,7 +124,7 @@ class Worklist:
         return self._paths[position]
 
     def next_to_do(self) -> Path | None:
-        """Go to the next image that is not done, from the beginning again after the last; None if all others are."""
+        """Go to the next image that is not done and can be read, from the beginning again after the last, or None."""
         found = self._next_waiting(self._position)
         return None if found is None or found == self._position else self.go_to(found)
 
@@ -121,6 +132,14 @@ class Worklist:
         """Make an image that was opened otherwise the current one, if it is in the list."""
         absolute = path.absolute()
         return absolute in self._paths and self.go_to(self._paths.index(absolute)) is not None
+
+    def set_trouble(self, path: Path, why: str) -> None:
+        """Remember why an image could not be read, "" where it was."""
+        if self._troubles.get(path, "") != why:
+            self._troubles.pop(path, None)
+            if why:
+                self._troubles[path] = why
+            self.changed.emit()
 
     def set_done(self, is_done: bool = True) -> None:
         """Tick the current image off, or put it back.
@@ -154,7 +173,8 @@ class Worklist:
     def _next_waiting(self, position: int) -> int | None:
         states = self._states()
         order = [*range(position + 1, len(self._paths)), *range(max(position + 1, 0))]
-        return next((at for at in order if states.get(self._paths[at]) != "done"), None)
+        left = (at for at in order if states.get(self._paths[at]) != "done")
+        return next((at for at in left if self._paths[at] not in self._troubles), None)
 
     def _states(self) -> dict[Path, str]:
         begun = {stack_id for stack_id, _ in self._session.planes()}

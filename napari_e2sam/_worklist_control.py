@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Image
 
 from e2sam.data.session import Change
-from e2sam.errors import E2SamError
+from e2sam.errors import E2SamError, StackError
 from napari_e2sam._convert import UNCLEAR_KEY, UnclearFile
 from napari_e2sam._prefetch_process import PrefetchProcess
 from napari_e2sam._reader import read
@@ -44,6 +45,8 @@ class WorklistControl:
         self._doubts: dict[Path, float | None] = {}
         self._compares_all = False
         self._goes_to_doubt = False
+        # The image that is being read to be shown.
+        self._reading: Path | None = None
         self._layer: Image | None = None
         self._chosen: UnclearFile | None = None
         self._selection: tuple[str, ...] = ()
@@ -78,8 +81,9 @@ class WorklistControl:
             self.show()
 
     def set_done(self, is_done: bool = True) -> bool:
-        """Tick the current image off; whether that went well."""
+        """Tick the current image off, if it is the one that is shown; whether that went well."""
         try:
+            self._check_shown()
             self.worklist.set_done(is_done)
         except E2SamError as error:
             self._work.fail(str(error))
@@ -88,12 +92,43 @@ class WorklistControl:
         return True
 
     def done_and_next(self) -> None:
-        """Tick the current image off and show the next one that is not done."""
-        if self.set_done():
-            if self.worklist.next_to_do() is None:
-                self._work.say("Every image of the worklist is done.", "info")
-            else:
-                self.show()
+        """Tick the current image off and show the next one that is not done; pass one that cannot be shown."""
+        if (self._is_shown or self._is_coming) and not self.set_done():
+            return
+        if self.worklist.next_to_do() is not None:
+            self.show()
+        elif self.worklist.remaining:
+            self._work.say("Every other image of the worklist is done, or could not be read.", "info")
+        else:
+            self._work.say("Every image of the worklist is done.", "info")
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether the current image is the one in front of the user."""
+        path = self._shown_path
+        return path is not None and path == self.worklist.current
+
+    @property
+    def _shown_path(self) -> Path | None:
+        """File of the image in front of the user; None where there is none."""
+        state = self._work.state
+        if state.scene is None or state.scene.stack.source is None or state.layer not in self._work.viewer.layers:
+            return None
+        return Path(state.scene.stack.source).absolute()
+
+    @property
+    def _is_coming(self) -> bool:
+        """Whether the current image may still be on its way to the user."""
+        return self._reading is not None or self._work.tasks.is_busy
+
+    def _check_shown(self) -> None:
+        if self._is_shown or not self.worklist.items:
+            return
+        item = self.worklist.items[self.worklist.position]
+        if item.trouble:
+            raise StackError(f"{item.path.name} could not be read: {item.trouble}")
+        advice = "wait until it is" if self._is_coming else "open it first"
+        raise StackError(f"Expected {item.path.name} to be shown, got another image or none: {advice}.")
 
     def show(self) -> None:
         """Open the current image in place of the one shown before."""
@@ -101,15 +136,35 @@ class WorklistControl:
         if path is None:
             return
         self._goes_to_doubt = False
-        state = self._work.state
-        if state.scene is not None and state.scene.stack.source == path and state.layer in self._work.viewer.layers:
-            self._layer = state.layer
+        if self._is_shown:
+            self._layer = self._work.state.layer
+            if self._reading is not None:
+                # The user came back before another one was there.
+                self._reading = None
+                self._work.say("", "info")
             return
+        self._reading = path
         self._work.say(f"Opening {path.name}", "busy")
-        known, chosen = self.worklist.axis_of(path), self._chosen
-        self._work.tasks.run(lambda: _layers_of(path, known, chosen), self._on_read, self._work.fail, lane="worklist")
+        read_it = partial(_layers_of, path, self.worklist.axis_of(path), self._chosen)
+        self._work.tasks.run(
+            read_it, partial(self._on_read, path), partial(self._on_read_failed, path), lane="worklist"
+        )
 
-    def _on_read(self, layers: list[tuple[Any, dict[str, Any], str]]) -> None:
+    def _on_read_failed(self, path: Path, text: str) -> None:
+        """Say why an image is not shown, and go back in the list to the one that is."""
+        if path != self._reading:
+            return
+        self._reading = None
+        self.worklist.set_trouble(path, text)
+        if (shown := self._shown_path) is not None:
+            self.worklist.find(shown)
+        self._work.fail(f"{path.name} could not be read: {text}")
+
+    def _on_read(self, path: Path, layers: list[tuple[Any, dict[str, Any], str]]) -> None:
+        if path != self._reading:
+            return
+        self._reading = None
+        self.worklist.set_trouble(path, "")
         viewer = self._work.viewer
         before = self._layer
         data, settings, _ = layers[0]
@@ -146,7 +201,7 @@ class WorklistControl:
         record = session.record
         is_next = record.selection is None and self.worklist.current in record.paths
         if is_next and set(names) <= {channel.name for channel in record.channels}:
-            session.file.set_selection(record.id, names)
+            session.keep(lambda file: file.set_selection(record.id, names))
 
     def _on_encoded(self) -> None:
         work = self._work

@@ -147,18 +147,19 @@ def _inherit_config(options: argparse.Namespace) -> InheritConfig:
 def _stacks(options: argparse.Namespace) -> list[ChannelStack]:
     from e2sam.data.io import read_stack
     from e2sam.data.io.datasets import open_dataset
-    from e2sam.inference.batch import find_stacks
+    from e2sam.inference.batch import search_stacks
 
     names = None if options.channel_names is None else split_names(options.channel_names)
     stacks = []
-    images: dict[str, dict[str, LabelledItem]] = {}
-    for task in find_stacks(options.paths, options.out):
-        if task.item:
-            source = str(task.source)
-            images[source] = images.get(source) or {item.name: item for item in open_dataset(source)}
-            stacks.append(images[source][task.item].load()[0])
-        else:
-            stacks.append(read_stack(task.source, options.channel_axis, names, nodata=options.nodata))
+    images: dict[Path, dict[str, LabelledItem]] = {}
+    # Each once, though a file is named beside its folder.
+    for source, item in dict.fromkeys((found.source, found.item) for found in search_stacks(options.paths)):
+        if not item:
+            stacks.append(read_stack(source, options.channel_axis, names, nodata=options.nodata))
+            continue
+        if source not in images:
+            images[source] = {image.name: image for image in open_dataset(str(source))}
+        stacks.append(images[source][item].load()[0])
     return stacks
 
 

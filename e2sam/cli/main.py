@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 on success, 2 on wrong use or input, 1 on a failure of ours, 128 + signal where stopped."""
     is_verbose = False
+    _open_closed_streams()
     stopping = _Stopping()
     try:
         with stopping.on_sigterm():
@@ -92,6 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except Exception as error:  # noqa: BLE001 - the last line of defence: a failure of ours is one line too
         return _fail(1, f"internal error: {type(error).__name__}: {error} (--verbose shows more)", is_verbose)
+
+
+def _open_closed_streams() -> None:
+    """Where the caller has closed an output (`>&-`), what is written there goes nowhere instead of failing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8", errors="replace"))  # noqa: SIM115 - to the end
 
 
 class _Stopping:

@@ -16,6 +16,7 @@ _WORDS = (
     ("tick one in Channels, or pass channels='auto'.", "name one with --channels, or leave it out."),
     ("use device='cpu' or 'auto'.", "use --device cpu or auto."),
     ("pass the value that means unlabelled as ignore index.", "give the value of unlabelled with --ignore-index."),
+    ("start without resume.", "start without --resume."),
     ("give channel_axis", "give --channel-axis"),
     (" (--channel-axis)", ""),
 )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ class _Chosen:
         for one in objects if self.session.overlap == "newest" else reversed(objects):
             x0, y0, x1, y1 = one.box
             number = one.id if values == "objects" else one.class_id
-            labels[y0:y1, x0:x1][self.session.mask(one.id).pixels] = number
+            labels[y0:y1, x0:x1][self.session.mask(one).pixels] = number
         return labels
 
 
@@ -158,15 +159,23 @@ def _label_images(chosen: _Chosen, target: Path, suffix: str, values: str) -> It
 
 
 def _names(chosen: _Chosen) -> dict[tuple[int, Plane], str]:
-    """A file name for each plane: the image's own, with its number where two images share it."""
-    stems = {one.id: Path(one.name).stem for one in chosen.stacks}
-    counts = list(stems.values())
+    """A file name for each plane: the image's own, with its number as often as another has that name."""
     names = {}
     for stack_id, plane in chosen.places:
-        stem = stems[stack_id] if counts.count(stems[stack_id]) == 1 else f"{stems[stack_id]}-{stack_id}"
-        axes = chosen.session.stack(stack_id).leading
-        names[stack_id, plane] = stem + "".join(f"_{axis}{at:03d}" for axis, at in zip(axes, plane, strict=True))
-    return names
+        record = chosen.session.stack(stack_id)
+        at = "".join(f"_{axis}{position:03d}" for axis, position in zip(record.leading, plane, strict=True))
+        names[stack_id, plane] = Path(record.name).stem, at
+    while shared := _shared([stem + at for stem, at in names.values()]):
+        for place, (stem, at) in names.items():
+            if (stem + at).casefold() in shared:
+                names[place] = f"{stem}-{place[0]}", at
+    return {place: stem + at for place, (stem, at) in names.items()}
+
+
+def _shared(names: Sequence[str]) -> set[str]:
+    """Names that stand several times, as file systems compare them that tell no capital from a small letter."""
+    counts = Counter(name.casefold() for name in names)
+    return {name for name, count in counts.items() if count > 1}
 
 
 def _coco(chosen: _Chosen, is_compressed: bool = True) -> dict[str, Any]:
@@ -178,7 +187,7 @@ def _coco(chosen: _Chosen, is_compressed: bool = True) -> dict[str, Any]:
     for place in chosen.places:
         size = session.stack(place[0]).size
         for one in chosen.objects(*place):
-            code = encode_rle(session.mask(one.id), size, is_compressed)
+            code = encode_rle(session.mask(one), size, is_compressed)
             annotations.append(_annotation(session, one, numbers[place], code))
     return {
         "info": {"description": f"e2sam session {session.path.name}", "version": __version__, "session": session.id},
@@ -244,7 +253,7 @@ def _geojson(chosen: _Chosen) -> dict[str, Any]:
                 **({"plane": list(one.plane)} if one.plane else {}),
                 **_attributes(session, one),
             }
-            geometry = _geometry(session.mask(one.id), record.geo)
+            geometry = _geometry(session.mask(one), record.geo)
             features.append({"type": "Feature", "id": one.id, "properties": properties, "geometry": geometry})
     collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
     system = next(iter(systems), None)

@@ -164,7 +164,7 @@ def _key(place: tuple[int, Plane], name: str, new: NewObject) -> tuple[tuple[int
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SessionError(f"Expected a COCO file, got {error.strerror}: {path}.") from error
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from e2sam.data.checks import shown
 from e2sam.errors import PromptError
 
-__all__ = ["Prompts"]
+__all__ = ["Prompts", "checked_view"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,23 @@ def _checked_box(box: ArrayLike | None, size: tuple[int, int]) -> NDArray[np.flo
             f"Expected a box over the image of {width} x {height} pixels, got {x0:g}, {y0:g}, {x1:g}, {y1:g}."
         )
     return np.clip(array, 0, np.array([width, height, width, height], np.float32))
+
+
+def checked_view(view: ArrayLike) -> tuple[int, int, int, int]:
+    """What a user sees of an image, x0, y0, x1, y1, in whole pixels.
+
+    Raises
+    ------
+    PromptError
+        If it is not four finite numbers with x0 < x1 and y0 < y1.
+    """
+    array = _numbers(view, "a view as x0, y0, x1, y1")
+    if array.shape != (4,) or not np.isfinite(array).all() or not (array[:2] < array[2:]).all():
+        raise PromptError(
+            f"Expected a view as x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {shown(view)}: give four numbers."
+        )
+    x0, y0, x1, y1 = array.tolist()
+    return math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
 
 
 def _checked_mask(mask: ArrayLike | None) -> NDArray[np.float32] | None:

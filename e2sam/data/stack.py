@@ -116,6 +116,8 @@ class ChannelStack:
         Geo-reference, or None.
     leading
         Names of the axes in front of the channels: "", "T", "Z" or "TZ".
+    files
+        The files, in order, where it was read from a list of them; else, and without a `source`, empty.
 
     Examples
     --------
@@ -131,10 +133,13 @@ class ChannelStack:
     source: Path | None = None
     geo: GeoReference | None = None
     leading: str = ""
+    files: tuple[Path, ...] = ()
     _valid: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", _checked_pixels(self.data))
+        if self.source is None:
+            object.__setattr__(self, "files", ())
         shape = tuple(self.data.shape)
         if self.leading not in _LEADING:
             raise StackError(f"Expected leading axes of {', '.join(map(repr, _LEADING))}, got {shown(self.leading)}.")

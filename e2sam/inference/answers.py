@@ -16,6 +16,8 @@ from e2sam.inference.prediction import Box, Prediction
 __all__ = ["Answer", "RecentAnswers"]
 
 _REMEMBERED = 8
+# Half a step of what a session keeps.
+_ROUNDING = 1 / 64 + 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,14 @@ class Answer:
         """Which candidate has a mask for its logits."""
         if mask is None:
             return None
+        # Logits that a session has kept are rounded.
         return next(
-            (index for index, logits in enumerate(self.prediction.logits) if np.array_equal(mask, logits)), None
+            (
+                index
+                for index, logits in enumerate(self.prediction.logits)
+                if mask.shape == logits.shape and np.abs(mask - logits).max() <= _ROUNDING
+            ),
+            None,
         )
 
     def goes_on_in(self, prompts: Prompts) -> bool:

@@ -23,6 +23,7 @@ import torch
 
 from e2sam.data.io import STACK_SUFFIXES, read_stack, write_labels
 from e2sam.data.io.datasets import open_dataset
+from e2sam.data.io.zarr_store import is_zarr
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError, StackError
 from e2sam.inference.automatic import AutomaticOptions, segment_everything
@@ -31,18 +32,46 @@ from e2sam.inference.semantic import segment_semantic
 from e2sam.weights.checkpoint import read_checkpoint_info
 from e2sam.weights.zoo import load_model
 
-__all__ = ["BatchOptions", "BatchResult", "BatchTask", "find_stacks", "predict_many", "predict_one"]
+__all__ = [
+    "BatchOptions",
+    "BatchResult",
+    "BatchTask",
+    "FoundStack",
+    "find_stacks",
+    "predict_many",
+    "predict_one",
+    "search_stacks",
+]
 
 _SUFFIX = "_labels.tif"
 # Sets in the layouts of E2SAM's release; see `open_dataset`.
 _SETS = ("shift:", "h8:")
-# What this and other commands write, scenes of a series included.
-_LABELS = re.compile(r"_(labels|percent)(_\d{4,})*\.tif$|_labels\.png$")
+# What this and other commands write, scenes of a series included, and what `finetune` reads as labels.
+_LABELS = re.compile(r"_(labels|percent)(_\d{4,})*\.tiff?$|_labels\.png$", re.IGNORECASE)
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
 _ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 20
 # A process that is told to end removes the file that it is writing.
 _END_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class FoundStack:
+    """One stack that a search came to.
+
+    Attributes
+    ----------
+    source
+        Its file or zarr store, or the set that it is in.
+    place
+        Where it lies below the folder that was searched, without its suffix.
+    item
+        Its name in a set such as `shift:DIR`, else empty.
+    """
+
+    source: Path
+    place: Path
+    item: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,25 +159,38 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
         written over a stack.
     """
     tasks: dict[Path, BatchTask] = {}
-    for path in paths:
-        if str(path).startswith(_SETS):
-            for item in open_dataset(str(path)):
-                _add(tasks, BatchTask(path, out / f"{item.name}{_SUFFIX}", item.name))
-            continue
-        if not path.exists():
-            raise StackError(f"Expected a stack or a folder of stacks, but there is no {path}.")
-        is_store = path.suffix.lower() == ".zarr"
-        found = sorted(_stacks_below(path, out)) if path.is_dir() and not is_store else [path]
-        if not found:
-            raise StackError(f"Expected stacks ({', '.join(STACK_SUFFIXES)}) in {path}, found none.")
-        for source in found:
-            folder = source.parent.relative_to(path) if path.is_dir() and not is_store else Path()
-            _add(tasks, BatchTask(source, out / folder / f"{source.stem}{_SUFFIX}"))
+    for found in search_stacks(paths, out):
+        _add(tasks, BatchTask(found.source, out / f"{found.place}{_SUFFIX}", found.item))
     sources = {task.source.resolve() for task in tasks.values()}
     over = next((target for target in tasks if target.resolve() in sources), None)
     if over is not None:
         raise StackError(f"Expected labels beside the stacks, but {over} is a stack itself: name another folder.")
     return list(tasks.values())
+
+
+def search_stacks(paths: Sequence[Path], out: Path | None = None) -> Iterator[FoundStack]:
+    """Stacks behind files, zarr stores, sets such as `shift:DIR`, and folders (searched through, but for `out`).
+
+    What is named twice is found twice.
+
+    Raises
+    ------
+    StackError
+        If a path does not exist, or a folder holds no stack.
+    """
+    for path in paths:
+        if str(path).startswith(_SETS):
+            yield from (FoundStack(path, Path(item.name), item.name) for item in open_dataset(str(path)))
+            continue
+        if not path.exists():
+            raise StackError(f"Expected a stack or a folder of stacks, but there is no {path}.")
+        if not path.is_dir() or is_zarr(path):
+            yield FoundStack(path, Path(path.stem))
+            continue
+        below = sorted(_stacks_below(path, out))
+        if not below:
+            raise StackError(f"Expected stacks ({', '.join(STACK_SUFFIXES)}, zarr) in {path}, found none.")
+        yield from (FoundStack(source, source.parent.relative_to(path) / source.stem) for source in below)
 
 
 def _add(tasks: dict[Path, BatchTask], task: BatchTask) -> None:
@@ -158,12 +200,14 @@ def _add(tasks: dict[Path, BatchTask], task: BatchTask) -> None:
         raise StackError(f"Expected one stack for each label file, got {both}: rename one.")
 
 
-def _stacks_below(folder: Path, out: Path) -> Iterator[Path]:
-    out_below = out != folder and out.is_relative_to(folder)
-    for path in folder.rglob("*"):
-        is_label = _LABELS.search(path.name) is not None or (out_below and path.is_relative_to(out))
-        if path.suffix.lower() in STACK_SUFFIXES and not path.name.startswith(".") and not is_label:
-            yield path
+def _stacks_below(folder: Path, out: Path | None) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):
+        within = Path(place)
+        stores = [name for name in folders if is_zarr(within / name)]
+        # Chunks of a store are no stacks, and what was written to `out` is none to read.
+        folders[:] = [name for name in folders if name not in stores and within / name != out]
+        images = [name for name in files if Path(name).suffix.lower() in STACK_SUFFIXES and not _LABELS.search(name)]
+        yield from (within / name for name in (*stores, *images) if not name.startswith("."))
 
 
 def predict_many(

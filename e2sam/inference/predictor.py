@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from e2sam.data.prompts import Prompts
+from e2sam.data.prompts import Prompts, checked_view
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import CheckpointError, PromptError, StackError
 from e2sam.inference.answers import Answer, RecentAnswers
@@ -254,10 +254,10 @@ class Predictor:
         Raises
         ------
         PromptError
-            If there is no prompt, or one does not fit the image.
+            If there is no prompt, one does not fit the image, or the view is no box.
         """
         prompts = Prompts.checked(points, labels, box, mask, self.size)
-        return self.predict_prompts(prompts, multimask, view)
+        return self.predict_prompts(prompts, multimask, None if view is None else checked_view(view))
 
     def predict_prompts(self, prompts: Prompts, multimask: bool = True, view: Box | None = None) -> Prediction:
         """As `predict`, from checked prompts."""

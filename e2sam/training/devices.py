@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from e2sam.errors import TrainingError
 from e2sam.training.config import check_run
 from e2sam.training.task import LoopSettings
 
-__all__ = ["connect", "is_first_process", "is_out_of_memory"]
+__all__ = ["connect", "is_first_process", "is_out_of_memory", "starts_first"]
+
+# Where Fabric, torchrun and clusters tell a process its number, before the processes have met.
+_NUMBERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def connect(settings: LoopSettings) -> Any:
@@ -48,6 +52,14 @@ def is_first_process() -> bool:
     """Whether this process writes and reports: the only one, or the first of several."""
     distributed = torch.distributed
     return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
+
+
+def starts_first(devices: int | str, num_nodes: int, strategy: str) -> bool:
+    """Whether this process will be the first of a run with such settings, before `connect` has started the others."""
+    if devices == 1 and num_nodes == 1 and strategy == "auto":
+        # A run of its own, also where a cluster starts the same command several times.
+        return True
+    return is_first_process() and all(os.environ.get(name, "0") == "0" for name in _NUMBERS)
 
 
 def _precision(settings: LoopSettings) -> str:

@@ -19,9 +19,10 @@ from e2sam.errors import CheckpointError, TrainingError
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.config import TrainStep
+from e2sam.training.devices import is_first_process, starts_first
 from e2sam.training.finetune_config import FinetuneConfig, FinetuneResult
 from e2sam.training.loop import run_training
-from e2sam.training.state import told_of_unfinished, unfinished
+from e2sam.training.state import only_run, told_of_unfinished, unfinished
 from e2sam.training.task import LoopSettings, Outcome, TrainingTask
 from e2sam.training.tuning import plain_copy
 from e2sam.weights.checkpoint import load_checkpoint, read_checkpoint_info, save_checkpoint
@@ -266,7 +267,7 @@ def finetune(
     Raises
     ------
     TrainingError
-        If there is too little to learn from, or the settings do not fit the data.
+        If there is too little to learn from, the settings do not fit the data, or another run writes `config.out`.
 
     Examples
     --------
@@ -279,6 +280,12 @@ def finetune(
     started = time.perf_counter()
     head = _open(_known(data), config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
+    with only_run(config.out, starts_first(config.devices, config.num_nodes, config.strategy)):
+        return (yield from _learn(head, config, started))
+
+
+def _learn(head: Head, config: FinetuneConfig, started: float) -> Generator[TrainStep, None, FinetuneResult]:
+    """Train, judge and write, with no other run of the same output."""
     twin = head.twin()
     total = head.steps * (1 if twin is None else 2)
     training = _Training(head, config, "candidate")
@@ -291,7 +298,7 @@ def finetune(
     before = head.before()
     for step in training.steps():
         yield replace(step, total=total, metrics={k: v for k, v in step.metrics.items() if k != "accepted"})
-    if not _is_first_process():
+    if not is_first_process():
         return _elsewhere(config, training)
     result = _judged(training, config, before, started)
     _write(training, config, result)
@@ -359,11 +366,6 @@ def _open(data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig
     from e2sam.training.semantic_head import SemanticHead
 
     return SemanticHead.open(data, config)
-
-
-def _is_first_process() -> bool:
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank() > 0)
 
 
 def _elsewhere(config: FinetuneConfig, training: _Training) -> FinetuneResult:

@@ -27,9 +27,10 @@ from e2sam.modeling.inflation import build_student, canonical_order
 from e2sam.modeling.packed import fastest_dtype
 from e2sam.training.agreement import AgreementProbe
 from e2sam.training.config import TrainStep, check_run, check_whole, checked_out
+from e2sam.training.devices import starts_first
 from e2sam.training.inheritance import InheritTask, Lessons, Rates
 from e2sam.training.loop import run_training
-from e2sam.training.state import told_of_unfinished, unfinished
+from e2sam.training.state import only_run, told_of_unfinished, unfinished
 from e2sam.training.task import LoopSettings
 from e2sam.training.tiles import TileReader, TrainingScene, hold_out
 from e2sam.training.views import TeacherViews
@@ -205,7 +206,7 @@ def inherit(
     Raises
     ------
     E2SamError
-        If stacks, channels, weights or settings do not fit.
+        If stacks, channels, weights or settings do not fit, or another run writes `config.out`.
 
     Examples
     --------
@@ -219,6 +220,16 @@ def inherit(
         raise TrainingError(f"Expected an InheritConfig, got {config!r:.60}.")
     if not config.out.parent.is_dir():
         raise TrainingError(f"Expected an existing folder for {config.out.name}, got {config.out.parent}.")
+    with only_run(config.out, starts_first(config.devices, config.num_nodes, config.strategy)):
+        return (yield from _learn(stacks, config, teacher))
+
+
+def _learn(
+    stacks: Sequence[ChannelStack | str | Path] | ChannelStack | str | Path,
+    config: InheritConfig,
+    teacher: E2SAM | None,
+) -> Generator[TrainStep, None, Path]:
+    """The run itself, in a folder that is there and with no other run of the same output."""
     planes, series = _scenes_of(stacks)
     scenes = hold_out(planes, config.seed, series)
     model = load_model(config.teacher, device="cpu", exact=True) if teacher is None else teacher

@@ -59,6 +59,8 @@ def run_training(task: TrainingTask, settings: LoopSettings) -> Generator[TrainS
     except GeneratorExit:
         run.pause()
         raise
+    finally:
+        run.tidy()
     return settings.out
 
 
@@ -167,6 +169,11 @@ class _Run:
         if self.state.step != self.saved_step:
             self._write()
         self._goes_on(False)
+
+    def tidy(self) -> None:
+        """Remove best weights that nothing can go on from: those of a run that ended before it was written once."""
+        if self.fabric.is_global_zero and not self.state_path.exists():
+            self.best_path.unlink(missing_ok=True)
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
@@ -303,7 +310,7 @@ class _Run:
         tensors: Mapping[str, torch.Tensor] = {}
         if judged and self.settings.keep != "last" and state.best_step < state.step and self.fabric.is_global_zero:
             # After a kill between two writes these weights may be newer than what the run remembers of them.
-            tensors, written = read_state(self.best_path)
+            tensors, written = self._best_of(state)
             state.best, state.best_step = written.best, written.best_step
         is_new = state.best_step > 0 if self.settings.keep == "trained" else state.best != state.before
         accepted = not judged or is_new
@@ -338,18 +345,23 @@ class _Run:
                 "start without resume."
             )
         if state.before and self.task.monitor and self.settings.keep != "last" and self.fabric.is_global_zero:
-            _, best = read_state(self.best_path)
-            if best.identity != state.identity or best.step < state.best_step:
-                raise TrainingError(
-                    f"Expected the best weights of the unfinished run in {self.best_path.name}, got those of another "
-                    "run: start without resume."
-                )
+            self._best_of(state)
         self.weights.load(tensors)
         load_optimizer(self.optimizer, self.weights.names, tensors)
         if state.scaler:
             self.fabric.strategy.precision.load_state_dict(state.scaler)
         state.micro_size = min(state.micro_size, self.state.micro_size)
         self.state, self.saved_step = state, state.step
+
+    def _best_of(self, state: RunState) -> tuple[dict[str, torch.Tensor], RunState]:
+        """The weights put aside by the run that stands at `state`, and where it stood then."""
+        tensors, best = read_state(self.best_path)
+        if best.identity != state.identity or best.step < state.best_step:
+            raise TrainingError(
+                f"Expected the best weights of this run in {self.best_path.name}, got those of another run: "
+                "start without resume."
+            )
+        return tensors, best
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from e2sam.data.lock import WriterLock
 from e2sam.errors import TrainingError
 
 __all__ = [
     "RunState",
     "load_optimizer",
     "load_tensors",
+    "only_run",
     "optimizer_tensors",
     "read_state",
     "told_of_unfinished",
     "unfinished",
     "write_state",
 ]
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 
@@ -68,6 +74,40 @@ class RunState:
 def unfinished(out: Path) -> Path:
     """Where a run that writes `out` stands until it is finished."""
     return out.with_name(out.name + ".state")
+
+
+@contextmanager
+def only_run(out: Path, is_first: bool) -> Iterator[None]:
+    """Keep other runs from writing `out`, and what lies beside it, as long as the block lasts.
+
+    Parameters
+    ----------
+    out
+        Checkpoint that the run writes.
+    is_first
+        Whether this is the first process of its run; the others do nothing here.
+
+    Raises
+    ------
+    TrainingError
+        If another run writes it.
+    """
+    lock = WriterLock(out)
+    try:
+        is_free = not is_first or lock.acquire()
+    except OSError as error:
+        # What cannot be locked can still be written.
+        logger.debug("%s is not locked: %s", out, error)
+        is_free = True
+    if not is_free:
+        raise TrainingError(
+            f"Expected one run at a time to write {out.name}, got another ({lock.holder}): "
+            "wait until it is done, or name another file."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def told_of_unfinished(out: Path, is_there: bool, resumes: bool) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import napari
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
+    QDockWidget,
     QFileDialog,
     QFrame,
     QHBoxLayout,
@@ -41,6 +44,7 @@ from napari_e2sam.widgets.worklist import WorklistPanel
 
 __all__ = ["LearnWidget", "Section", "SegmentWidget"]
 
+_ELSEWHERE_MS = 50
 _STATUS_COLOURS = {"info": "", "busy": "color: #3f9fd8;", "error": "color: #ff6b6b; font-weight: bold;"}
 
 
@@ -85,6 +89,8 @@ class Section(QWidget):
 class SegmentWidget(QWidget):
     """Segment objects of a stack with any number of channels, by clicks.
 
+    A viewer has one at a time: asked for another, it brings the one that is docked into sight, and that is what stays.
+
     Parameters
     ----------
     napari_viewer
@@ -98,6 +104,12 @@ class SegmentWidget(QWidget):
     goes_on
         Whether the session's own image comes first, before those that are open.
     """
+
+    _opens_learning = False
+
+    def __new__(cls, napari_viewer: napari.Viewer, *arguments: Any, **options: Any) -> Any:
+        there = _docked_in(napari_viewer)
+        return super().__new__(cls) if there is None else _Elsewhere(there, cls._opens_learning)
 
     def __init__(
         self,
@@ -256,6 +268,18 @@ class SegmentWidget(QWidget):
         if chosen != path:
             self.go_on_with(chosen)
 
+    def come_into_sight(self, opens_learning: bool) -> None:
+        """Raise the dock, and unfold the Learning panel where that is wanted."""
+        dock = self.parent()
+        while dock is not None and not isinstance(dock, QDockWidget):
+            dock = dock.parent()
+        if dock is not None:
+            dock.show()
+            dock.raise_()
+        if opens_learning:
+            self.sections["learning"].set_open(True)
+            self._bring_into_sight(self.sections["learning"], True)
+
     def go_on_with(self, path: Path) -> None:
         """Leave this session, which needs no saving, and open another in its place; the user's own layers stay."""
         viewer, start_engine = self.controller.viewer, self._start_engine
@@ -308,8 +332,31 @@ class SegmentWidget(QWidget):
 class LearnWidget(SegmentWidget):
     """The same window with the Learning panel open."""
 
+    _opens_learning = True
+
     def _lay_out(self) -> None:
         super()._lay_out()
         self.sections["learning"].heading.setChecked(True)
         for name in ("channels", "objects"):
             self.sections[name].heading.setChecked(False)
+
+
+class _Elsewhere(QLabel):
+    """What napari docks for a moment where the viewer has the panels already."""
+
+    def __init__(self, there: SegmentWidget, opens_learning: bool) -> None:
+        super().__init__("The panels of E2SAM are open in this viewer already.")
+        self._viewer = there.controller.viewer
+        there.come_into_sight(opens_learning)
+        # Once napari has docked it.
+        QTimer.singleShot(_ELSEWHERE_MS, self._leave)
+
+    def _leave(self) -> None:
+        # It may not have been docked, or the window may be gone.
+        with suppress(LookupError, RuntimeError):
+            self._viewer.window.remove_dock_widget(self)
+
+
+def _docked_in(viewer: napari.Viewer) -> SegmentWidget | None:
+    window = getattr(getattr(viewer, "window", None), "_qt_window", None)
+    return window.findChild(SegmentWidget) if window is not None else None

@@ -104,6 +104,8 @@ class WorklistPanel(QWidget):
 
 def _set_text(entry: QListWidgetItem | None, item: WorkItem) -> None:
     if entry is not None:
-        doubt = "" if item.doubt is None else f"   doubt {item.doubt:.2f}"
-        entry.setText(f"{_MARKS[item.state]}{item.path.name}{doubt}")
-        entry.setData(Qt.ItemDataRole.ToolTipRole, str(item.path))
+        more = "" if item.doubt is None else f"   doubt {item.doubt:.2f}"
+        if item.trouble:
+            more = "   could not be read"
+        entry.setText(f"{_MARKS[item.state]}{item.path.name}{more}")
+        entry.setData(Qt.ItemDataRole.ToolTipRole, "\n".join(filter(None, (str(item.path), item.trouble))))

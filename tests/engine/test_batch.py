@@ -15,12 +15,22 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import zarr
 
 from e2sam.data.io import read_labels
 from e2sam.errors import E2SamError, StackError
 from e2sam.inference import batch
 from e2sam.inference.automatic import AutomaticOptions
-from e2sam.inference.batch import BatchOptions, BatchResult, BatchTask, find_stacks, predict_many, predict_one
+from e2sam.inference.batch import (
+    BatchOptions,
+    BatchResult,
+    BatchTask,
+    FoundStack,
+    find_stacks,
+    predict_many,
+    predict_one,
+    search_stacks,
+)
 from e2sam.modeling.build import build_model, teacher_config
 from e2sam.weights.checkpoint import save_checkpoint
 
@@ -81,6 +91,32 @@ def test_stacks_are_found_with_a_place_for_each(folder: Path, tmp_path: Path) ->
     (folder / "a_labels.tif").write_bytes(b"")
     with pytest.raises(StackError, match="is a stack itself"):
         find_stacks([folder / "a.npy", folder / "a_labels.tif"], folder)
+
+
+def test_stores_are_found_whatever_they_are_called(folder: Path, tmp_path: Path) -> None:
+    for name in ("s.zarr", "below/plain", "out/old.zarr"):
+        store = zarr.create_array(folder / name, shape=(2, 8, 8), dtype="uint8")
+        store[:] = 1
+        # What lies in a store is no stack of its own.
+        np.save(folder / name / "within.npy", np.zeros((2, 8, 8), np.uint8))
+    names = {task.source.name for task in find_stacks([folder], folder / "out")}
+    assert names == {"a.npy", "b.npy", "c.npy", "d.npy", "s.zarr", "plain"}
+    (task,) = find_stacks([folder / "below" / "plain"], tmp_path)
+    assert task == BatchTask(folder / "below" / "plain", tmp_path / "plain_labels.tif")
+
+
+def test_labels_of_any_spelling_are_no_stacks(folder: Path, tmp_path: Path) -> None:
+    for ending in ("labels.tif", "labels.tiff", "labels.TIF", "labels_0001.tiff", "Labels.PNG", "percent.TIF"):
+        (folder / f"a_{ending}").write_bytes(b"")
+    (folder / "labels.tif").write_bytes(b"")
+    names = {task.source.name for task in find_stacks([folder], tmp_path)}
+    assert names == {"a.npy", "b.npy", "c.npy", "d.npy", "labels.tif"}
+
+
+def test_a_search_asks_for_no_label_names(folder: Path) -> None:
+    (folder / "below" / "a.npy").write_bytes(b"")
+    paths = [folder / "a.npy", folder / "below" / "a.npy"]
+    assert list(search_stacks(paths)) == [FoundStack(path, Path("a")) for path in paths]
 
 
 def test_labels_are_written_and_not_made_again(folder: Path, tmp_path: Path, model: str) -> None:

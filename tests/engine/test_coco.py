@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from e2sam.data.export import coco_of, export
-from e2sam.data.importing import import_coco, import_labels
+from e2sam.data.importing import Imported, import_coco, import_labels
 from e2sam.data.io import read_stack
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session import NewObject, Session
@@ -81,6 +81,21 @@ def test_images_of_one_name_come_back_to_their_own(tmp_path: Path) -> None:
         import_coco(again, tmp_path / "out.json")
         found = {record.paths[0]: [one.area for one in again.objects(record.id, ())] for record in again.stacks()}
         assert found == {tmp_path / file: [number] for number, file in enumerate(files, start=1)}
+
+
+def test_label_files_of_images_with_one_name_have_names_of_their_own(tmp_path: Path) -> None:
+    with session_of(tmp_path, ["x/a.npy", "y/A.npy", "z/a-1.npy"]) as session:
+        mark(session)
+        found = export(session, "png", tmp_path / "labels")
+        assert len({path.name.casefold() for path in found.paths}) == len(list((tmp_path / "labels").iterdir())) == 3
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    with session_of(tmp_path, ["scene.npy"]) as session:
+        path = tmp_path / "in.json"
+        mark(session)
+        path.write_text(json.dumps(coco_of(session)), encoding="utf-8-sig")
+        assert import_coco(session, path) == Imported((), 1, 0), "the object is known"
 
 
 def test_images_that_are_not_there_do_not_go_to_one_of_their_name(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_label_images(session: Session, tmp_path: Path, format: str, name: str) 
     np.testing.assert_array_equal(read, ring().full(SIZE) * 2)
 
 
+def test_an_object_that_changes_meanwhile_is_written_as_it_was(session: Session) -> None:
+    record = session.object(1)
+    before = session.mask(record).full(SIZE)
+    session.replace(1, NewObject(block(0, 0, 2, 2)))
+    np.testing.assert_array_equal(session.mask(record).full(SIZE), before)
+    session.delete([1])
+    np.testing.assert_array_equal(session.mask(record).full(SIZE), before)
+
+
 def test_a_label_tiff_keeps_the_geo_reference(session: Session, tmp_path: Path) -> None:
     export(session, "tiff", tmp_path / "out.tif")
     with tifffile.TiffFile(tmp_path / "out.tif") as file:

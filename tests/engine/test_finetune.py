@@ -278,6 +278,15 @@ def test_weights_of_another_run_are_not_judged(tmp_path, base, corrections):
                 (tmp_path / "other.candidate.safetensors").replace(tmp_path / "new.candidate.safetensors")
 
 
+def test_a_second_run_of_the_same_output_is_refused(tmp_path, base, corrections):
+    runner = finetune(corrections, config(tmp_path, base))
+    next(runner)
+    with pytest.raises(TrainingError, match=r"one run at a time to write new\.safetensors, got another \(process"):
+        next(finetune(corrections, config(tmp_path, base, resume=True)))
+    runner.close()
+    assert not list(tmp_path.iterdir())
+
+
 def _stop_before_judging(corrections, chosen):
     runner = finetune(corrections, chosen)
     for step in runner:

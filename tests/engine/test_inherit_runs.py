@@ -17,9 +17,12 @@ import pytest
 import torch
 from inheriting import config_of, losses, run, stack_of, teacher_of
 
+from e2sam.data.lock import WriterLock
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import ChannelError, TrainingError
+from e2sam.training.devices import starts_first
 from e2sam.training.inherit import InheritConfig, inherit
+from e2sam.training.state import only_run
 from e2sam.training.tiles import hold_out
 from e2sam.weights.checkpoint import load_checkpoint
 from e2sam.weights.zoo import load_model
@@ -121,6 +124,40 @@ def test_who_goes_on_with_a_run_that_is_not_there_is_told(tmp_path: Path) -> Non
     assert "An unfinished run of student.safetensors is given up" in run(config_of(tmp_path, steps=1))[0].message
 
 
+def test_a_second_run_of_the_same_output_is_refused(tmp_path: Path) -> None:
+    first = inherit(stack_of(), config_of(tmp_path, steps=1), teacher_of())
+    next(first)
+    with pytest.raises(TrainingError, match=rf"one run at a time .*process {os.getpid()} on .*name another"):
+        run(config_of(tmp_path, steps=1))
+    assert list(first)[-1].step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+    second = inherit(stack_of(), config_of(tmp_path, steps=1), teacher_of())
+    next(second)
+    second.close()
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_output_that_cannot_be_locked_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(lock: WriterLock) -> bool:
+        raise PermissionError("no locks here")
+
+    monkeypatch.setattr(WriterLock, "acquire", refuse)
+    with only_run(tmp_path / "a.safetensors", is_first=True):
+        pass
+
+
+def test_of_several_processes_only_the_first_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert starts_first(2, 1, "ddp")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not starts_first(2, 1, "ddp") and not starts_first("auto", 1, "auto")
+    assert starts_first(1, 1, "auto"), "a run of one process"
+    with only_run(tmp_path / "a", is_first=True), only_run(tmp_path / "a", is_first=False):
+        assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
+    assert not list(tmp_path.iterdir())
+
+
 SCRIPT = """
 import json, os, sys
 sys.path.insert(0, {folder!r})
@@ -170,6 +207,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     found = {step: float.fromhex(loss) for step, loss in map(json.loads, lines) if step}
     one = losses(run(config_of(tmp_path, steps=3)))
     assert found == pytest.approx(one, rel=1e-3)
+    assert [path.name for path in out.iterdir()] == ["student.safetensors"]
     two, alone = (load_checkpoint(path / "student.safetensors") for path in (out, tmp_path))
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], value, atol=2e-4, rtol=1e-2)

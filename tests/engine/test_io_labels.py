@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +71,14 @@ def test_wrong_targets(tmp_path: Path) -> None:
         write_labels(tmp_path / "a.bmp", labels)
     with pytest.raises(StackError, match="Expected a folder"):
         write_labels(tmp_path / "absent" / "a.tif", labels)
+
+
+@pytest.mark.parametrize("wrong", [{"path": None}, {"path": 3}, {"geo": "x"}])
+def test_arguments_of_another_type(wrong: dict[str, Any], tmp_path: Path) -> None:
+    given: dict[str, Any] = {"path": tmp_path / "a.tif", "labels": np.eye(4, dtype=int), **wrong}
+    with pytest.raises(StackError, match=r"Expected .*got (None|3|'x')"):
+        write_labels(**given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from e2sam.data.io import read_stack
 from e2sam.data.io.source import LazyView
-from e2sam.errors import ChannelError, StackError
+from e2sam.errors import ChannelError, E2SamError, StackError
 
 CHANNELS, HEIGHT, WIDTH = 5, 24, 33
 
@@ -387,3 +387,41 @@ def test_all_real_images(shared_data: Path) -> None:
     assert shapes["samson_hsi_156band"] == (156, 95, 95)
     assert shapes["sentinel2_slovenia_dem"] == (1, 101, 100)
     assert all(len(shape) == 3 for shape in shapes.values())
+
+
+def test_names_may_come_one_by_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 20, 24)))
+    assert read_stack(tmp_path / "a.npy", channel_names=(name for name in "abc")).names == ("a", "b", "c")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"channel_names": 5},
+        {"nodata": "x"},
+        {"nodata": [1]},
+        {"nodata": True},
+        {"nodata": 10**400},
+        {"channel_axis": 1.5},
+        {"channel_axis": True},
+        {"channel_axis": [0]},
+    ],
+)
+def test_arguments_of_another_type(wrong: dict[str, Any], tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 20, 24)))
+    with pytest.raises(E2SamError, match=f"Expected {next(iter(wrong))} as a .*, got .*: give") as caught:
+        read_stack(tmp_path / "a.npy", **wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((20, 24, 3)))
+    stack = read_stack(tmp_path / "a.npy", np.int64(2), nodata=np.float32("nan"))  # type: ignore[arg-type]
+    assert stack.num_channels == 3
+    assert all(spec.nodata is not None and np.isnan(spec.nodata) for spec in stack.channels)
+
+
+def test_channels_without_a_name_have_their_number(tmp_path: Path) -> None:
+    facts = {"axes": "CYX", "channels": [{"name": None, "unit": "m"}, None, {"name": "c"}]}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 20, 24), np.uint16), photometric="minisblack", metadata=facts)
+    assert read_stack(tmp_path / "a.tif").names == ("ch0", "ch1", "c")

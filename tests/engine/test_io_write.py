@@ -50,3 +50,11 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         write_stack(tmp_path / "a.tif", stack)
     with pytest.raises(StackError, match="ending in"):
         write_stack(tmp_path / "a.png", stack.plane(0))
+
+
+def test_arguments_of_another_type(tmp_path: Path) -> None:
+    stack = ChannelStack(np.zeros((1, 4, 4)), (ChannelSpec("a"),))
+    with pytest.raises(StackError, match="got None"):
+        write_stack(None, stack)  # type: ignore[arg-type]
+    with pytest.raises(StackError, match="Expected a ChannelStack"):
+        write_stack(tmp_path / "a.tif", stack.data)  # type: ignore[arg-type]

@@ -219,6 +219,52 @@ def test_best_weights_of_another_run_are_refused(tmp_path: Path) -> None:
         drive(LineTask(), settings(tmp_path / "0.01", resume=True))
 
 
+def test_weights_that_another_run_put_aside_are_not_saved(tmp_path: Path) -> None:
+    for rate in (5.0, 0.01):
+        run = run_training(LineTask(rate), settings(tmp_path / str(rate), steps=4))
+        for step in run:
+            if step.step == 3:
+                break
+        if rate == 5.0:
+            worse = run
+    run.close()
+    # The steps of the first run were all worse than the weights before them.
+    (tmp_path / "0.01.best").replace(tmp_path / "5.0.best")
+    with pytest.raises(TrainingError, match="another run"):
+        next(worse)
+    assert not (tmp_path / "5.0").exists()
+
+
+@pytest.mark.parametrize("is_during", [False, True])
+def test_run_stopped_before_its_first_step_leaves_nothing(tmp_path: Path, is_during: bool) -> None:
+    class Stopped(LineTask):
+        def batch(self, draw: StepDraw) -> dict[str, torch.Tensor]:
+            raise KeyboardInterrupt
+
+    run = run_training(Stopped(), settings(tmp_path / "a"))
+    assert [next(run).step for _ in range(2)] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.best"]
+    if is_during:
+        with pytest.raises(KeyboardInterrupt):
+            next(run)
+    else:
+        run.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_step_that_is_stopped_leaves_what_to_go_on_from(tmp_path: Path) -> None:
+    class Stopped(LineTask):
+        def batch(self, draw: StepDraw) -> dict[str, torch.Tensor]:
+            if draw.step == 6:
+                raise KeyboardInterrupt
+            return super().batch(draw)
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(Stopped(), settings(tmp_path / "a"))
+    assert {path.name for path in tmp_path.iterdir()} == {"a.state", "a.best"}
+    assert min(losses(drive(LineTask(), settings(tmp_path / "a", resume=True)))) == 5
+
+
 def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
     run = run_training(LineTask(), settings(tmp_path / "a"))
     for _ in range(4):

@@ -45,6 +45,11 @@ def test_wrong_prompts_are_refused_before_any_pass(teacher: E2SAM) -> None:
         lambda: predictor.predict(points=[(10**5000, 1)]),
         lambda: predictor.predict(points=[(1e300, 1)]),
         lambda: predictor.predict(box=(10**400, 1, 1, 1)),
+        lambda: predictor.predict(points=[(5, 5)], view="x"),
+        lambda: predictor.predict(points=[(5, 5)], view=(0, 0, 9)),
+        lambda: predictor.predict(points=[(5, 5)], view=(0, 0, 9, np.nan)),
+        lambda: predictor.predict(points=[(5, 5)], view=(9, 0, 9, 9)),
+        lambda: predictor.predict(points=[(5, 5)], view=(0, 9, 9, 3)),
     ]
     for attempt in wrong:
         with pytest.raises(PromptError) as caught:

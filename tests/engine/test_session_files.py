@@ -16,6 +16,7 @@ import pytest
 import tifffile
 
 from e2sam.data.corrections import CorrectionSet
+from e2sam.data.io import read_stack
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session import Change, Conditions, NewObject, Session
 from e2sam.data.stack import ChannelSpec, ChannelStack
@@ -336,6 +337,34 @@ class TestImages:
                 shutil.rmtree(tmp_path / "planes")
                 session.add_stack(stack)
 
+    def test_a_list_of_files_comes_back_in_its_order(self, tmp_path: Path) -> None:
+        for number in (1, 2, 3, 10):
+            tifffile.imwrite(tmp_path / f"s_B{number}.tif", np.full(SIZE, number, np.uint8))
+        lists = ((3, 2, 1), (1, 2, 3), (1, 2), (1, 10, 2, 3))
+        with Session.open(tmp_path / "a.e2sam") as session:
+            for number, order in enumerate(lists, start=1):
+                files = [tmp_path / f"s_B{band}.tif" for band in order]
+                record = session.add_stack(read_stack(files))
+                assert (record.id, record.paths) == (number, tuple(files))
+                assert session.add_stack(read_stack(files)) == record
+        with Session.open(tmp_path / "a.e2sam") as session:
+            for number, order in enumerate(lists, start=1):
+                again = session.load_stack(number, unchanged=True)
+                assert again.names == tuple(f"B{band}" for band in order)
+                assert again.read()[:, 0, 0].tolist() == list(order)
+
+    def test_a_list_and_its_folder_are_one_stack_only_in_one_order(self, tmp_path: Path) -> None:
+        (tmp_path / "f").mkdir()
+        files = [tmp_path / "f" / f"s_B{number}.tif" for number in (1, 10, 2)]
+        for value, path in enumerate(files):
+            tifffile.imwrite(path, np.full(SIZE, value, np.uint8))
+        with Session.open(tmp_path / "a.e2sam") as session:
+            assert session.add_stack(read_stack(tmp_path / "f")).id == 1
+            assert session.add_stack(read_stack(files)).id == 2
+            files[1].unlink()
+            assert session.add_stack(read_stack(tmp_path / "f")).id == 3
+            assert session.add_stack(read_stack([files[0], files[2]])).id == 3
+
 
 def test_two_thousand_objects_stay_fast(tmp_path: Path) -> None:
     """Bounds are wide, for the machine may be busy; the usual figures are 1 ms to accept and 0.5 ms to list."""
@@ -367,3 +396,24 @@ def test_two_thousand_objects_stay_fast(tmp_path: Path) -> None:
     with Session.open(tmp_path / "a.e2sam") as session:
         assert len(session.objects()) == 2000
     assert time.perf_counter() - start < 3
+
+
+def test_names_of_today_hold_until_something_is_made(tmp_path: Path) -> None:
+    pixels = np.zeros((2, *SIZE), np.uint8)
+    before, after = (ChannelStack(pixels, tuple(map(ChannelSpec, names))) for names in (("a", "b"), ("red", "range")))
+    with Session.open(tmp_path / "a.e2sam") as session:
+        session.add_stack(before)
+        session.set_selection(1, ("b",))
+        session.set_alignment(1, {"b": (2.0, 0.0)})
+        record = session.add_stack(after)
+        assert (record.id, record.channels, record.selection) == (1, after.channels, ("range",))
+        assert dict(record.alignment) == {"range": (2.0, 0.0)}
+        session.accept(1, (), new_object(0, 0))
+        assert session.add_stack(before).channels == after.channels
+
+
+def test_one_file_read_with_another_channel_axis_is_another_stack(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).random((4, 4, *SIZE))
+    stack = ChannelStack(pixels, tuple(ChannelSpec(f"c{number}") for number in range(4)), leading="Z")
+    with Session.open(tmp_path / "a.e2sam") as session:
+        assert [session.add_stack(stack, reading={"channel_axis": axis}).id for axis in (0, 1, 0)] == [1, 2, 1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from e2sam.data.alignment import shifted
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import ChannelError, StackError
 
@@ -141,3 +143,11 @@ def test_names_stand_once_and_fit_the_array() -> None:
         ChannelStack(np.zeros((2, 4, 5)), (ChannelSpec("R"),))
     with pytest.raises(StackError, match="axes CYX"):
         ChannelStack(np.zeros((4, 5)), (ChannelSpec("R"),))
+
+
+def test_a_list_of_files_stays_with_every_stack_that_is_made_of_it() -> None:
+    files = (Path("f/b.png"), Path("f/a.png"))
+    series = ChannelStack(np.zeros((2, 1, 4, 5)), (ChannelSpec("a"),), source=Path("f"), leading="T", files=files)
+    assert series.plane(1).files == files
+    assert shifted(series, {"a": (1.0, 0.0)}).files == files
+    assert replace(series, source=None).files == ()

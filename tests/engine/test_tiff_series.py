@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,67 @@ def test_a_jpeg_that_is_cut_short_is_refused(shape: tuple[int, ...], tmp_path: P
                 path.write_bytes(whole[:kept] + filled)
                 with pytest.raises(StackError, match=r"whole JPEG, got .*a\.jpg, which is cut short"):
                     read_stack(path)
+
+
+def test_bands_are_no_colours_whatever_the_writer_calls_them(tmp_path: Path) -> None:
+    bands = RNG.integers(0, 256, (4, 20, 30)).astype(np.uint8)
+    bands[3] = np.where(RNG.random((20, 30)) < 0.05, 99, 0)
+    path = tmp_path / "a.tif"
+    # What tifffile writes where its caller says nothing of colours.
+    planes: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate"}
+    for metadata in ({"axes": "CYX"}, {}, None):
+        tifffile.imwrite(path, bands, metadata=metadata, **planes)
+        stack = read_stack(path)
+        assert stack.names == ("ch0", "ch1", "ch2", "ch3")
+        np.testing.assert_array_equal(stack.read(), bands)
+    tifffile.imwrite(path, np.moveaxis(bands, 0, -1), photometric="rgb", metadata={"axes": "YXC"})
+    assert read_stack(path).num_channels == 4
+    tifffile.imwrite(path, bands[:3].astype(np.float32), metadata=None, **planes)
+    assert [spec.kind for spec in read_stack(path).channels] == [""] * 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_a_photograph_has_colours(name: str, samples: int, dtype: type, tmp_path: Path) -> None:
+    photograph = RNG.integers(0, 256, (20, 30, samples)).astype(dtype)
+    photograph[..., 3:] = np.iinfo(dtype).max
+    tifffile.imwrite(tmp_path / name, photograph, photometric="rgb", metadata={"axes": "YXS"})
+    stack = read_stack(tmp_path / name)
+    assert [(spec.name, spec.kind) for spec in stack.channels] == [(letter, "colour") for letter in "RGB"]
+    np.testing.assert_array_equal(stack.read(), np.moveaxis(photograph, -1, 0)[:3])
+    # Bands of a photograph beside each other, as geographic tools write them.
+    facts: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(photograph[..., :3], -1, 0), **facts)
+    assert read_stack(tmp_path / "a.tif").names == ("R", "G", "B")
+
+
+DAMAGED = """
+import sys
+from pathlib import Path
+import e2sam.data.io.tiff
+from e2sam import read_stack
+from e2sam.errors import StackError
+e2sam.data.io.tiff._MAX_LOADED_BYTES = 0
+stack = read_stack(sys.argv[1])
+stack.read(slice(32, 64))
+try:
+    stack.read()
+except StackError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd"])
+def test_a_damaged_tile_is_one_line(compression: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    facts: dict[str, Any] = {"photometric": "minisblack", "metadata": {"axes": "CYX"}}
+    tifffile.imwrite(path, pixels(4, 512, 512), tile=(32, 32), compression=compression, **facts)
+    with tifffile.TiffFile(path) as file:
+        start, count = file.pages[1].dataoffsets[3], file.pages[1].databytecounts[3]
+    encoded = bytearray(path.read_bytes())
+    encoded[start : start + count] = b"\xfa" * count
+    path.write_bytes(encoded)
+    done = subprocess.run([sys.executable, "-c", DAMAGED, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"Expected a readable image, got {path}, which is damaged")
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")

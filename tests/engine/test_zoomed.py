@@ -81,6 +81,19 @@ def test_what_a_view_needs_is_encoded_while_its_user_looks(tiny: E2SAM, large_si
     assert predictor.encoder_passes == passes + 1
 
 
+def test_the_candidate_that_was_chosen_is_corrected_as_a_session_keeps_it(tiny: E2SAM) -> None:
+    predictor = Predictor(tiny, cache=False)
+    predictor.set_stack(image([ellipse(1400, 900, 14)]), range(3))
+    view, points = around(1400, 900, 300), [(1400, 900), (1410, 903)]
+    first = predictor.predict(points[:1], view=view)
+    other = int(np.argmin(first.scores))
+    kept = np.rint(first.logits[other] * 32) / 32
+    found = [predictor.predict(points, mask=mask, view=view, multimask=False) for mask in (first.logits[other], kept)]
+    np.testing.assert_array_equal(found[0].mask(), found[1].mask())
+    best = predictor.predict(points, mask=first.logits[first.best], view=view, multimask=False)
+    assert (best.mask() != found[1].mask()).any(), "another candidate was corrected"
+
+
 def test_an_object_that_is_larger_than_the_view_comes_out_whole(tiny: E2SAM) -> None:
     target = ellipse(1200, 1200, 700)
     predictor = Predictor(tiny, cache=False)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from napari.layers import Image
 
+from e2sam.data.io import read_stack
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import StackError
+from napari_e2sam import _convert
 from napari_e2sam._convert import (
     STACK_KEY,
     axis_choices,
@@ -85,6 +89,21 @@ def test_layers_of_unlike_resolution_are_joined_on_the_finest_grid() -> None:
 def test_nothing_is_no_stack() -> None:
     with pytest.raises(StackError, match="Expected an image layer"):
         scene_of([])
+
+
+def test_the_engine_reads_the_files_of_a_large_stack_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_convert, "_SENT_BYTES", 0)
+    names = ("b", "a")
+    for value, name in enumerate((*names, "c")):
+        np.save(tmp_path / f"{name}.npy", np.full((9, 8), value, np.float32))
+    stack = read_stack([tmp_path / f"{name}.npy" for name in names])
+    layer = Image(stack.data, metadata={STACK_KEY: stack}, rgb=False)
+    described, arrays = describe_stack(scene_of([layer]), ())
+    rebuilt = _stack_of(described, arrays)
+    assert not arrays and rebuilt.names == names
+    np.testing.assert_array_equal(rebuilt.read()[:, 0, 0], [0, 1])
 
 
 @pytest.mark.parametrize("leading", ["", "T"])

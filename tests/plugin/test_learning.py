@@ -8,6 +8,8 @@ import pytest
 from qtpy.QtCore import QRectF
 
 from e2sam.data.stack import ChannelStack
+from e2sam.errors import CheckpointError
+from napari_e2sam._worker import Engine
 from napari_e2sam.widgets._curves import Curves
 
 pytestmark = pytest.mark.only_on("pyqt5")
@@ -52,3 +54,35 @@ def test_that_the_old_model_stays_is_said_once(
     assert shown.startswith(message)
     assert shown.count("old model") == 1
     assert not window.panels.learning.use.isVisibleTo(window.panels.learning)
+
+
+def test_what_cannot_be_loaded_is_neither_used_nor_gone_back_to(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.open(stack)
+    panel, state = window.panels.learning, window.state
+    monkeypatch.setattr(window.controller.learning._training, "start", lambda task: None)
+    window.controller.learning.begin("inherit", {})
+
+    def offered() -> tuple[bool, bool]:
+        return panel.use.isVisibleTo(panel), panel.roll_back.isVisibleTo(panel)
+
+    for out, is_there in (("gone.safetensors", False), ("other", True)):
+        result = {"out": out, "accepted": True, "before": {}, "after": {}, "message": "better"}
+        window.controller.learning._training.finished.emit(result)
+        panel.use.click()
+        window.wait(lambda: state.is_encoded)
+        assert offered() == (not is_there, is_there)
+    assert state.model["name"] == "other"
+
+    def fail(self: Any, body: Any, arrays: Any, job: Any) -> Any:
+        raise CheckpointError(f"no {body['name']}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "load", fail)
+        panel.roll_back.click()
+        window.wait(lambda: state.is_encoded)
+    assert (window.widget.status.text(), state.model["name"], offered()) == ("no tiny", "other", (False, True))
+    panel.roll_back.click()
+    window.wait(lambda: state.is_encoded)
+    assert (state.model["name"], offered()) == ("tiny", (False, False))

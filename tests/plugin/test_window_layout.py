@@ -15,6 +15,7 @@ from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam._shortcuts import SHORTCUTS, readable
 from napari_e2sam._tooltips import TOOLTIPS
 from napari_e2sam.widgets._channel_table import Column
+from napari_e2sam.widgets.main import LearnWidget, SegmentWidget
 
 
 def _right_edges(column: QWidget) -> dict[str, int]:
@@ -220,6 +221,17 @@ def test_a_long_message_has_the_width_of_the_panel(window: Any) -> None:
     QApplication.processEvents()
     assert widget.status.y() + widget.status.height() > widget.keys.y()
     assert widget.status.height() == one_line
+
+
+def test_learn_opens_the_panels_that_are_there(window: Any, qtbot: Any) -> None:
+    shown = LearnWidget(window.viewer)
+    assert not isinstance(shown, SegmentWidget)
+    dock = window.viewer.window.add_dock_widget(shown, name="Learn (E2SAM)")
+    assert window.widget.sections["learning"].heading.isChecked()
+    gone = []
+    dock.destroyed.connect(lambda: gone.append(True))
+    qtbot.waitUntil(lambda: bool(gone), timeout=10_000)
+    assert window.widget.isVisible()
 
 
 def test_a_small_window_leaves_room_for_the_picture(window: Any, stack: ChannelStack) -> None:

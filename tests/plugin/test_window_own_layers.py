@@ -10,6 +10,8 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from e2sam.data.masks import MaskCrop
+from e2sam.data.session import NewObject
 from e2sam.data.stack import ChannelStack
 
 pytestmark = pytest.mark.only_on("pyqt5")
@@ -50,6 +52,40 @@ def test_deleted_objects_come_back_when_one_is_chosen(window: Any, stack: Channe
         window.viewer.layers.remove(layer)
     window.wait(lambda: not window.session.has_stack)
     assert "Image closed" in status.text()
+
+
+def test_prompts_under_way_come_back_with_their_layer(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    for x in (40, 45):
+        window.click(x, 40)
+    window.viewer.layers.remove(window.canvas.points_layer)
+    window.controller.do("tool points")
+    assert len(window.canvas.points_layer.data) == 2
+    window.click(50, 40)
+    assert len(window.session.draft.prompts.points) == 3
+
+
+def test_a_stroke_changes_what_it_touches_alone(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    file, place, layer = window.session.file, window.session.place, window.canvas.objects_layer
+    # Not drawn yet, as while the results of a search are written.
+    window.controller.objects._draw_waiting = lambda seconds: None
+    square = MaskCrop(np.ones((20, 20), bool), 10, 10)
+    file.accept_many(*place, [NewObject(square, origin="automatic"), NewObject(square.moved(40, 30))])
+    assert not layer.data.any()
+    layer.data_setitem((np.arange(8, 62), np.arange(8, 62)), 9)
+    assert [file.object(number).area for number in (1, 2, 9)] == [380, 390, 54]
+
+
+def test_numbers_past_16_bits_are_drawn_as_they_are(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    file, place = window.session.file, window.session.place
+    file.paint(*place, (0, 0, 2, 2), np.zeros((2, 2), int), np.full((2, 2), 65_536))
+    for x in (20, 60):
+        window.click(x, 40)
+        window.controller.do("accept")
+    assert [record.id for record in window.session.objects] == [65_536, 65_537, 65_538]
+    np.testing.assert_array_equal(window.canvas.objects_layer.data, file.labels(*place))
 
 
 def test_hidden_prompts_say_so_and_show_with_the_tool(window: Any, stack: ChannelStack) -> None:

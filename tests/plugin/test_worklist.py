@@ -286,3 +286,45 @@ def test_the_image_of_most_doubt_is_next(window: Any, folder: Path, qtbot: Any) 
     control.go_to_doubt()
     assert window.widget.status.text() == "Every other image of the worklist is done."
     control.close()
+
+
+def test_what_could_not_be_read_is_passed(folder: Path, session: Session) -> None:
+    worklist = Worklist(session)
+    worklist.open(folder)
+    worklist.set_trouble(folder / "b2.tif", "cut short")
+    assert [item.trouble for item in worklist.items] == ["", "cut short", ""]
+    assert worklist.step(1) == folder / "b10.tif"
+    worklist.set_trouble(folder / "b1.tif", "gone")
+    assert worklist.next_to_do() is None
+    assert worklist.step(-1) == folder / "b2.tif", "tried again where there is no other"
+    worklist.set_trouble(folder / "b2.tif", "")
+    assert worklist.items[1].trouble == ""
+
+
+@pytest.mark.only_on("pyqt5")
+def test_the_list_stands_at_the_image_that_is_shown(window: Any, folder: Path, qtbot: Any) -> None:
+    (folder / "b2.tif").write_bytes(b"II*\0")
+    panel, control = window.panels.worklist, window.controller.worklist
+    first, last = folder / "b1.tif", folder / "b10.tif"
+    control.open_folder(folder)
+    window.wait(lambda: window.state.is_encoded)
+    # There and back before the other one is read.
+    control.worklist.find(last)
+    control.show()
+    control.worklist.find(first)
+    control.show()
+    window.wait(lambda: not window.controller.work.tasks.is_busy)
+    assert window.state.scene.stack.source == first == control.worklist.current
+
+    # One that cannot be read: the list says so, and goes back to what is shown.
+    panel.following.click()
+    window.wait(lambda: "b2.tif could not be read" in window.widget.status.text())
+    assert control.worklist.current == first
+    assert panel.items.item(1).text().endswith("b2.tif   could not be read")
+    assert "Expected" in panel.items.item(1).toolTip()
+    # It is passed, and what is not on the screen yet is not ticked off.
+    panel.to_do.click()
+    panel.to_do.click()
+    assert "Expected b10.tif to be shown" in window.widget.status.text()
+    window.wait(lambda: window.state.is_encoded and window.state.scene.stack.source == last)
+    assert [item.state for item in control.worklist.items] == ["done", "new", "new"]

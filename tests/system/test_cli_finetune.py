@@ -19,6 +19,7 @@ from e2sam.cli.learn import _Watched
 from e2sam.cli.main import main
 from e2sam.modeling.build import build_with_weights
 from e2sam.training.config import TrainStep
+from e2sam.training.finetune import FinetuneConfig, finetune
 from e2sam.weights.checkpoint import read_checkpoint_info, save_checkpoint
 from e2sam.weights.zoo import load_model
 
@@ -258,3 +259,17 @@ def test_wrong_use_is_one_line_and_exit_2(tmp_path, base, capsys):
         assert wanted in error[-1] and error[-1].startswith("e2sam")
         assert not any("Judging" in line for line in error)
     assert not Path(out).exists()
+
+
+def test_other_settings_are_refused_in_the_words_of_the_command(tmp_path, base, capsys):
+    pairs = write_pairs(tmp_path / "pairs")
+    out = tmp_path / "mine.safetensors"
+    begun = FinetuneConfig(out=out, model=base, steps=4, checkpoint_every=1, twin=False, judged_objects=1)
+    runner = finetune(str(pairs), begun)
+    while next(runner).step < 1:
+        pass
+    runner.close()
+    again = ["finetune", str(pairs), "--model", str(base), "--out", str(out), "--steps", "3", "--no-twin", "--resume"]
+    assert main(again) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.endswith("start without --resume.") and "steps was 4 and is 3" in error

@@ -44,6 +44,20 @@ def test_preset_of_the_paper(stack: Path, capsys: pytest.CaptureFixture[str]) ->
     assert read_checkpoint_info(out).config.merge == "split"
 
 
+def test_stacks_of_one_name_in_several_folders_are_one_input(
+    stack: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr("e2sam.training.inherit.inherit", lambda stacks, config: iter(read.append(len(stacks)) or ()))
+    monkeypatch.setattr("e2sam.cli.learn._Watched.drive", lambda watched, what: None)
+    (stack.parent / "night").mkdir()
+    night = stack.parent / "night" / stack.name
+    night.write_bytes(stack.read_bytes())
+    arguments = ["inherit", str(stack), str(night), str(stack), "--channel-axis", "0"]
+    assert main([*arguments, "--out", str(stack.with_name("a.safetensors"))]) == 0, capsys.readouterr().err
+    assert read == [2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

@@ -207,6 +207,22 @@ def test_sigterm_does_what_ctrl_c_does_at_that_moment(monkeypatch: pytest.Monkey
     assert signal.getsignal(signal.SIGTERM) == before[0]
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_that_the_caller_closed_is_no_failure(
+    stack_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, code in ((stack_path, 0), (stack_path.with_name("nothere.tif"), 2)):
+        # What a closed stream is when Python starts.
+        monkeypatch.setattr(sys, name, None)
+        try:
+            assert main(["info", str(path), "--json"]) == code
+        finally:
+            getattr(sys, name).close()
+    monkeypatch.undo()
+    printed = capsys.readouterr()
+    assert (printed.out.count("\n"), printed.err.count("\n")) == ((0, 1) if name == "stdout" else (1, 0))
+
+
 def test_a_librarys_talk_is_shown_on_request_only() -> None:
     library = logging.getLogger("lightning_fabric.utilities.rank_zero")
     for is_verbose in (True, False):

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2sam.data.stack import LazyArray
+from e2sam.data.stack import ChannelStack, GeoReference, LazyArray
+from e2sam.errors import StackError
 
-__all__ = ["join_channels", "names_of_files", "sorted_naturally"]
+__all__ = ["common_place", "join_channels", "names_of_files", "sorted_naturally"]
 
 _SEPARATORS = " _-."
+# Pixels: writers round the places that they state.
+_MAX_APART = 0.01
 
 
 def sorted_naturally(files: Iterable[Path]) -> list[Path]:
@@ -44,6 +47,37 @@ def names_of_files(files: Sequence[Path]) -> list[str]:
             shared = place + 1
     names = [stem[shared:] for stem in stems]
     return names if all(names) else stems
+
+
+def common_place(files: Sequence[Path], stacks: Sequence[ChannelStack]) -> GeoReference | None:
+    """The geo-reference of files of one size: the first that there is; files without any take that of the others.
+
+    Raises
+    ------
+    StackError
+        If two differ in their coordinate system, or by more than rounding in where they place the pixels.
+    """
+    known = [(file, stack.geo) for file, stack in zip(files, stacks, strict=True) if stack.geo is not None]
+    placed = [(file, geo) for file, geo in known if geo.pixel_to_world is not None]
+    named = [(file, geo) for file, geo in known if geo.epsg is not None]
+    for group in (placed, named):
+        for file, geo in group[1:]:
+            first, place = group[0]
+            if (geo.epsg != place.epsg) if group is named else _is_apart(geo, place, stacks[0].size):
+                raise StackError(
+                    f"Expected aligned files of one place on the ground, got {first} and {file}, whose geo-references "
+                    "differ: bring them onto one grid first."
+                )
+    return next((geo for _, geo in placed or known), None)
+
+
+def _is_apart(geo: GeoReference, other: GeoReference, size: tuple[int, int]) -> bool:
+    """Whether a corner of the image lies elsewhere by more than rounding."""
+    height, width = size
+    corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)]).T
+    affine = np.asarray(geo.pixel_to_world)
+    apart = np.linalg.norm((affine - np.asarray(other.pixel_to_world)) @ corners, axis=0).max()
+    return not apart <= _MAX_APART * np.linalg.norm(affine[:, :2], axis=0).min()
 
 
 def join_channels(parts: Sequence[LazyArray]) -> LazyArray:

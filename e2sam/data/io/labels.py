@@ -14,7 +14,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from e2sam.data.checks import check_kind, checked_path
 from e2sam.data.io.source import reading, suffix_of
+from e2sam.data.io.tiff_metadata import tags_to_write
 from e2sam.data.stack import GeoReference
 from e2sam.errors import StackError
 
@@ -41,7 +43,7 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoRef
     Raises
     ------
     StackError
-        If the array is no label image or the suffix is unknown.
+        If the array is no label image, the suffix is unknown, or the path or `geo` is of another type.
 
     Examples
     --------
@@ -50,10 +52,12 @@ def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoRef
     >>> read_labels(path).dtype, int(read_labels(path).sum())
     (dtype('uint8'), 5)
     """
-    target = Path(path)
+    target = checked_path(path, "a label image", StackError)
+    if geo is not None:
+        check_kind(geo, GeoReference, "a GeoReference or None as geo", StackError)
     array = _checked(labels)
     if suffix_of(target) in _TIFF:
-        extra = [] if geo is None else [(code, dtype, count, value, True) for code, dtype, count, value in geo.tags]
+        extra = tags_to_write(geo)
         replace_file(
             target,
             lambda part: tifffile.imwrite(

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from e2sam.data.checks import is_number, is_whole, shown
 from e2sam.data.io.axes import AxisOrder, resolve_axes
-from e2sam.data.io.folder import join_channels, names_of_files, sorted_naturally
+from e2sam.data.io.folder import common_place, join_channels, names_of_files, sorted_naturally
 from e2sam.data.io.naming import described, unique_names
 from e2sam.data.io.numpy_files import read_npy, read_npz
 from e2sam.data.io.pictures import read_jpeg, read_png
@@ -20,7 +21,7 @@ from e2sam.data.io.source import LazyView, RawImage, suffix_of
 from e2sam.data.io.tiff import read_tiff
 from e2sam.data.io.zarr_store import is_zarr, read_zarr
 from e2sam.data.stack import ChannelSpec, ChannelStack, LazyArray
-from e2sam.errors import ChannelError, StackError
+from e2sam.errors import AxisError, ChannelError, StackError
 
 __all__ = ["STACK_SUFFIXES", "read_stack", "read_with_notes"]
 
@@ -71,9 +72,10 @@ def read_stack(
     Raises
     ------
     StackError
-        If there is no such file, it cannot be read, or it is not clear which axis holds the channels.
+        If there is no such file, it cannot be read, it is not clear which axis holds the channels, or several files are
+        not of one size and place on the ground.
     ChannelError
-        If the names do not fit.
+        If the names do not fit, or `nodata` is no number.
 
     Examples
     --------
@@ -98,7 +100,10 @@ def read_with_notes(
 ) -> tuple[ChannelStack, list[str]]:
     """As `read_stack`, and a line for each thing in the files that the stack does not hold."""
     notes: list[str] = []
-    named = 0 if channel_names is None else len(channel_names)
+    names = _checked_names(channel_names)
+    _check_numbers(channel_axis, nodata)
+    named = 0 if names is None else len(names)
+    files: list[Path] = []
     if isinstance(path, str | os.PathLike):
         source = Path(path)
         read = _read_folder if _is_folder(source) else _read_file
@@ -110,7 +115,26 @@ def read_with_notes(
         source = files[0] if len(files) == 1 else files[0].parent
         is_one = len(files) == 1
         stack = _read_file(files[0], channel_axis, notes, named) if is_one else _joined(files, channel_axis, notes)
-    return _with_user_facts(replace(stack, source=source), channel_names, nodata), notes
+    stack = replace(stack, source=source, files=tuple(files) if len(files) > 1 else ())
+    return _with_user_facts(stack, names, nodata), notes
+
+
+def _checked_names(names: Any) -> list[str] | None:
+    if names is None:
+        return None
+    if not isinstance(names, Iterable):
+        raise ChannelError(f"Expected channel_names as a list of names, got {shown(names)}: give one for each channel.")
+    return [str(name).strip() for name in names]
+
+
+def _check_numbers(channel_axis: Any, nodata: Any) -> None:
+    if not (channel_axis is None or isinstance(channel_axis, str) or is_whole(channel_axis)):
+        raise AxisError(
+            f"Expected channel_axis as a whole number or a letter for each axis, got {shown(channel_axis)}: "
+            "give its position, such as 0, or letters, such as 'TCYX'."
+        )
+    if not (nodata is None or isinstance(nodata, float | np.floating) or is_number(nodata)):
+        raise ChannelError(f"Expected nodata as a number, got {shown(nodata)}: give the stored value, or leave it out.")
 
 
 def _listed(paths: Any) -> list[Path]:
@@ -152,12 +176,13 @@ def _read_file(path: Path, channel_axis: int | str | None, notes: list[str], num
 
 
 def _stack_of(raw: RawImage, order: AxisOrder, path: Path, notes: list[str], num_named: int) -> ChannelStack:
-    data: LazyArray = LazyView(raw.data, order.order)
+    data: LazyArray = LazyView(raw.data, order.order, path)
     if isinstance(raw.data, np.ndarray) and not isinstance(raw.data, np.memmap):
         pixels = np.asarray(data[...])
         data = pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
     num_channels = int(data.shape[-3])
-    if 0 < raw.num_colours < num_channels != num_named and (raw.is_alpha_certain or _looks_like_alpha(data)):
+    is_named = num_channels in (num_named, len(raw.channels))
+    if 0 < raw.num_colours < num_channels and not is_named and (raw.is_alpha_certain or _looks_like_alpha(data)):
         # Alpha is not a band of a photograph; four names say that there are four bands.
         notes.append(
             f"The last of {num_channels} planes of {path.name} was read as alpha and left out: open it with "
@@ -168,7 +193,20 @@ def _stack_of(raw: RawImage, order: AxisOrder, path: Path, notes: list[str], num
     channels = _named(raw, num_channels, path)
     channels = described(channels, np.dtype(data.dtype))
     channels = tuple(replace(spec, nodata=raw.nodata) if spec.nodata is None else spec for spec in channels)
-    return ChannelStack(data, channels, path, raw.geo, order.leading)
+    geo = raw.geo
+    if geo is not None and _is_turned(raw, order):
+        notes.append(
+            f"The geo-reference of {path.name} was left out: it holds for rows and columns as they are stored, and the "
+            "stack has others."
+        )
+        geo = None
+    return ChannelStack(data, channels, path, geo, order.leading)
+
+
+def _is_turned(raw: RawImage, order: AxisOrder) -> bool:
+    """Whether rows and columns of the stack are not those of the file."""
+    rows, columns = [axis for axis in order.order if axis is not None][-2:]
+    return rows > columns or (raw.axes != "" and raw.axes[rows] + raw.axes[columns] != "YX")
 
 
 def _named(raw: RawImage, num_channels: int, path: Path) -> tuple[ChannelSpec, ...]:
@@ -227,19 +265,18 @@ def _joined(files: Sequence[Path], channel_axis: int | str | None, notes: list[s
         specs += stack.channels
     # Kind and unit follow the new name; what a file stated of its one channel stays.
     renamed = [replace(spec, name=name) for spec, name in zip(specs, unique_names(names), strict=True)]
-    return ChannelStack(data, described(renamed, np.dtype(data.dtype)), geo=stacks[0].geo)
+    return ChannelStack(data, described(renamed, np.dtype(data.dtype)), geo=common_place(files, stacks))
 
 
-def _with_user_facts(stack: ChannelStack, names: Sequence[str] | None, nodata: float | None) -> ChannelStack:
+def _with_user_facts(stack: ChannelStack, names: list[str] | None, nodata: float | None) -> ChannelStack:
     channels = stack.channels
     if names is not None:
-        given = [str(name).strip() for name in names]
-        if len(given) != len(channels):
-            raise ChannelError(f"Expected {len(channels)} channel names, got {len(given)}: {', '.join(given[:16])}.")
+        if len(names) != len(channels):
+            raise ChannelError(f"Expected {len(channels)} channel names, got {len(names)}: {', '.join(names[:16])}.")
         renamed = [
             # A kind read from the old name goes with it.
             spec if name == spec.name else ChannelSpec(name, spec.unit, spec.wavelength_nm, "", spec.nodata)
-            for spec, name in zip(channels, given, strict=True)
+            for spec, name in zip(channels, names, strict=True)
         ]
         channels = described(renamed, np.dtype(stack.data.dtype))
     if nodata is not None:

@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,14 @@ class LazyView:
     order
         For each axis of the view the axis of the source, or None for a new one of length 1. Axes of the source that do
         not appear are fixed at position 0.
+    path
+        The file of the array, named where its pixels turn out damaged.
     """
 
-    def __init__(self, source: LazyArray, order: tuple[int | None, ...]) -> None:
+    def __init__(self, source: LazyArray, order: tuple[int | None, ...], path: Path | None = None) -> None:
         self._source = source
         self._order = order
+        self._path = path
         self.shape = tuple(1 if axis is None else int(source.shape[axis]) for axis in order)
         self.dtype = np.dtype(source.dtype).newbyteorder("=")
         self.ndim = len(order)
@@ -103,7 +106,8 @@ class LazyView:
         for axis, entry in zip(self._order, keys, strict=True):
             if axis is not None:
                 read[axis] = _plain(entry, int(self._source.shape[axis]))
-        block = np.asarray(self._source[tuple(read)])
+        with nullcontext() if self._path is None else _in_one_line(self._path, "image"):
+            block = np.asarray(self._source[tuple(read)])
         kept = sorted(axis for axis in self._order if axis is not None and isinstance(read[axis], slice))
         wanted = [axis for axis in self._order if axis is not None and axis in kept]
         block = block.transpose([kept.index(axis) for axis in wanted]).astype(self.dtype, copy=False)
@@ -153,6 +157,15 @@ def reading(path: Path, what: str) -> Iterator[None]:
     log = logging.getLogger("tifffile")
     was_disabled, log.disabled = log.disabled, True
     try:
+        with _in_one_line(path, what):
+            yield
+    finally:
+        log.disabled = was_disabled
+
+
+@contextmanager
+def _in_one_line(path: Path, what: str) -> Iterator[None]:
+    try:
         yield
     except StackError:
         raise
@@ -163,8 +176,6 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise StackError(
             f"Expected a readable {what}, got {path}, which is damaged, cut short or of another format ({detail})."
         ) from error
-    finally:
-        log.disabled = was_disabled
 
 
 def suffix_of(path: Path) -> str:

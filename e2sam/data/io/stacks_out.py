@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from e2sam.data.checks import check_kind, checked_path
 from e2sam.data.io.labels import replace_file
 from e2sam.data.io.source import suffix_of
+from e2sam.data.io.tiff_metadata import tags_to_write
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import StackError
 
@@ -32,10 +34,10 @@ def write_stack(path: str | os.PathLike[str], stack: ChannelStack) -> Path:
     StackError
         If it is a series or volume, or the suffix is another.
     """
-    target = Path(path)
+    target = checked_path(path, "a TIFF to write", StackError)
+    check_kind(stack, ChannelStack, "a ChannelStack, as read_stack opens one", StackError)
     if suffix_of(target) not in (".tif", ".tiff"):
         raise StackError(f"Expected a file name ending in .tif or .tiff, got {target.name!r}.")
-    tags = () if stack.geo is None else stack.geo.tags
     data = stack.read()
     facts = {"axes": "CYX", "channels": [asdict(spec) for spec in stack.channels]}
     replace_file(
@@ -46,7 +48,7 @@ def write_stack(path: str | os.PathLike[str], stack: ChannelStack) -> Path:
             compression="zlib",
             photometric="minisblack",
             metadata=facts,
-            extratags=[(*tag, True) for tag in tags],
+            extratags=tags_to_write(stack.geo),
         ),
     )
     return target

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import zarr
 
 from e2sam.data.io.source import RawImage, reading
+from e2sam.data.io.tiff_chunks import Decoded
 from e2sam.data.io.tiff_metadata import channels_of, geo_reference_of, nodata_of, stated_axes
 from e2sam.data.io.tiff_series import Coloured, Stacked, chosen_series, palette_of, position_axis
 from e2sam.data.stack import LazyArray
@@ -22,6 +22,7 @@ __all__ = ["read_tiff"]
 # Smaller images are read at once: that is faster, and shows at once whether the file is whole.
 _MAX_LOADED_BYTES = 64 << 20
 _ALPHA = (1, 2)
+_PLANAR = 2
 
 
 def read_tiff(path: Path) -> RawImage:
@@ -76,7 +77,7 @@ def _image_of(file: tifffile.TiffFile, chosen: list[Any], path: Path) -> RawImag
         channels=channels,
         nodata=nodata_of(file, first),
         geo=geo,
-        num_colours=0 if channels else _num_colours(first.keyframe),
+        num_colours=_num_colours(first.keyframe, axes),
         is_alpha_certain=False,
     )
 
@@ -88,8 +89,7 @@ def _pixels(file: tifffile.TiffFile, series: Any, path: Path, is_small: bool) ->
     if series.dataoffset is not None and series.dtype.kind in "uif":
         order = file.byteorder
         return np.memmap(path, series.dtype.newbyteorder(order), "r", series.dataoffset, series.shape)
-    array: LazyArray = zarr.open(series.aszarr(), mode="r")
-    return array
+    return Decoded(series)
 
 
 def _check_whole(series: Any, path: Path) -> None:
@@ -125,8 +125,16 @@ def _check_chain(file: tifffile.TiffFile, path: Path) -> None:
     raise StackError(f"Expected a whole TIFF, got {path}, which is cut short: its list of pages leads out of the file.")
 
 
-def _num_colours(page: Any) -> int:
-    """3 or 1 where the file says it is a photograph, whose further samples are alpha; 0 where it does not."""
+def _num_colours(page: Any, axes: str) -> int:
+    """3 or 1 where the file says it is a photograph, whose further samples are alpha; 0 where it does not.
+
+    Writers call any four 8-bit planes colours with alpha, unasked: that is believed only of what is stated to be the
+    samples of pixels.
+    """
+    if "S" not in axes or page.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        return 0
+    if page.planarconfig == _PLANAR and page.extrasamples:
+        return 0
     samples = int(page.samplesperpixel)
     extra = tuple(int(kind) for kind in page.extrasamples)
     all_alpha = all(kind in _ALPHA for kind in extra)

@@ -13,7 +13,7 @@ import numpy as np
 
 from e2sam.data.stack import ChannelSpec, GeoReference
 
-__all__ = ["GEO_TAGS", "channels_of", "geo_reference_of", "nodata_of", "stated_axes"]
+__all__ = ["GEO_TAGS", "channels_of", "geo_reference_of", "nodata_of", "stated_axes", "tags_to_write"]
 
 _PIXEL_SCALE, _TIEPOINT, _TRANSFORMATION, _GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
 GEO_TAGS = (_PIXEL_SCALE, _TIEPOINT, _TRANSFORMATION, _GEO_KEYS, _GEO_DOUBLES, _GEO_TEXTS)
@@ -101,9 +101,10 @@ def _json_channels(file: Any, series: Any) -> tuple[ChannelSpec, ...]:
 
 def _json_channel(channel: Any) -> ChannelSpec:
     if not isinstance(channel, Mapping):
-        return ChannelSpec(str(channel))
+        return ChannelSpec("" if channel is None else str(channel))
+    name = channel.get("name")
     return ChannelSpec(
-        name=str(channel.get("name", "")),
+        name="" if name is None else str(name),
         unit=str(channel.get("unit") or ""),
         wavelength_nm=_number(channel.get("wavelength_nm")),
         kind=str(channel.get("kind") or ""),
@@ -181,10 +182,27 @@ def geo_reference_of(page: Any) -> GeoReference | None:
     keys = _geo_keys(values.get(_GEO_KEYS, ()))
     epsg = keys.get(_PROJECTED_KEY) or keys.get(_GEOGRAPHIC_KEY)
     return GeoReference(
-        tags=tuple((int(tag.code), int(tag.dtype), int(tag.count), tag.value) for tag in raw),
+        tags=tuple((int(tag.code), int(tag.dtype), int(tag.count), _kept_value(tag)) for tag in raw),
         pixel_to_world=_affine(values, keys.get(_RASTER_TYPE_KEY) == _PIXEL_IS_POINT),
         epsg=None if epsg in (None, 0, _USER_DEFINED) else epsg,
     )
+
+
+def _kept_value(tag: Any) -> Any:
+    """The value of a tag; a text beyond ASCII as its bytes, since the GeoKeys give places in it by byte."""
+    if not isinstance(tag.value, str) or tag.value.isascii():
+        return tag.value
+    handle = tag.parent.filehandle
+    handle.seek(tag.valueoffset)
+    return bytes(handle.read(tag.valuebytecount))
+
+
+def tags_to_write(geo: GeoReference | None) -> list[tuple[int, int, int, Any, bool]]:
+    """`extratags` of a geo-reference for tifffile's writer, which takes no text beyond ASCII."""
+    return [
+        (code, dtype, count, value.encode("ascii", "replace") if isinstance(value, str) else value, True)
+        for code, dtype, count, value in (() if geo is None else geo.tags)
+    ]
 
 
 def _geo_keys(directory: Sequence[int]) -> dict[int, int]:

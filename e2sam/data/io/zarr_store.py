@@ -8,6 +8,7 @@ from typing import Any
 
 import zarr
 
+from e2sam.data.io.folder import sorted_naturally
 from e2sam.data.io.source import RawImage, reading
 from e2sam.data.stack import ChannelSpec
 from e2sam.errors import StackError
@@ -15,6 +16,9 @@ from e2sam.errors import StackError
 __all__ = ["is_zarr", "read_zarr"]
 
 _MARKERS = ("zarr.json", ".zarray", ".zgroup")
+# Attribute of a group that holds each image in a group of its own (OME-Zarr 0.5, section 2.2).
+_LAYOUT = "bioformats2raw.layout"
+_MAX_SHOWN = 8
 
 
 def is_zarr(path: Path) -> bool:
@@ -38,19 +42,33 @@ def read_zarr(path: Path) -> RawImage:
 
 
 def _ome_image(group: Any, path: Path) -> RawImage:
-    attributes = dict(group.attrs)
-    # OME-Zarr 0.5 keeps its metadata under "ome", 0.4 and older at the top.
-    attributes = attributes.get("ome", attributes)
+    attributes = _attributes(group)
     if "multiscales" in attributes:
         image = attributes["multiscales"][0]
         array = group[image["datasets"][0]["path"]]
         # 0.4 and newer write {"name": "c", "type": "channel"}; 0.3 wrote "c".
-        written = [axis["name"] if isinstance(axis, Mapping) else axis for axis in image.get("axes", [])]
+        written = [axis["name"] if isinstance(axis, Mapping) else axis for axis in image.get("axes") or []]
         return RawImage(array, axes=_letters(written, array.ndim), channels=_omero_channels(attributes))
-    arrays = [node for _, node in group.members() if isinstance(node, zarr.Array)]
-    if len(arrays) != 1:
-        raise StackError(f"Expected a zarr array or an OME-Zarr image, got a group of {len(arrays)} arrays in {path}.")
-    return RawImage(arrays[0], axes=_named_axes(arrays[0]))
+    members = dict(group.members())
+    images = sorted_naturally(path / name for name, node in members.items() if "multiscales" in _attributes(node))
+    if _LAYOUT in attributes and len(images) == 1:
+        return _ome_image(members[images[0].name], path)
+    arrays = [node for node in members.values() if isinstance(node, zarr.Array)]
+    if len(arrays) == 1:
+        return RawImage(arrays[0], axes=_named_axes(arrays[0]))
+    if images:
+        shown = ", ".join(image.name for image in images[:_MAX_SHOWN]) + (", ..." if len(images) > _MAX_SHOWN else "")
+        raise StackError(
+            f"Expected one image, got the images {shown} in the groups of {path}: open one, such as {images[0]}."
+        )
+    raise StackError(f"Expected a zarr array or an OME-Zarr image, got a group of {len(arrays)} arrays in {path}.")
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    attributes = dict(node.attrs)
+    # OME-Zarr 0.5 keeps its metadata under "ome", 0.4 and older at the top.
+    newer = attributes.get("ome")
+    return newer if isinstance(newer, dict) else attributes
 
 
 def _named_axes(array: Any) -> str:
@@ -66,5 +84,9 @@ def _letters(names: list[str], ndim: int) -> str:
 
 
 def _omero_channels(attributes: Mapping[str, Any]) -> tuple[ChannelSpec, ...]:
-    channels = attributes.get("omero", {}).get("channels", [])
-    return tuple(ChannelSpec(str(channel.get("label", ""))) for channel in channels)
+    omero = attributes.get("omero")
+    channels = omero.get("channels") if isinstance(omero, Mapping) else None
+    if not isinstance(channels, list):
+        return ()
+    labels = [channel.get("label") if isinstance(channel, Mapping) else None for channel in channels]
+    return tuple(ChannelSpec("" if label is None else str(label)) for label in labels)

@@ -43,7 +43,7 @@ class ObjectActions(DraftActions):
         return self.object(object_id)
 
     def accept_draft(self, stack_id: int, plane: Plane = (), class_id: int = 1) -> ObjectRecord:
-        """Accept the draft's chosen candidate; puts it in place of the object where one was being edited again.
+        """Accept the draft's chosen candidate; puts it in place of the object where one was edited again, in its class.
 
         Raises
         ------
@@ -57,7 +57,8 @@ class ObjectActions(DraftActions):
         new = NewObject(candidate.mask, class_id, candidate.score, draft.prompts, draft.conditions)
         if draft.object_id is None or draft.object_id not in self._objects:
             return self.accept(stack_id, plane, new)
-        return self.replace(draft.object_id, new)
+        edited = self._objects[draft.object_id]
+        return self.replace(edited.id, replace(new, class_id=edited.class_id))
 
     def accept_many(
         self, stack_id: int, plane: Plane, new: Iterable[NewObject], verb: str = "accept"

@@ -47,9 +47,10 @@ class ObjectReading(StackActions, SettingActions):
             raise SessionError(f"Expected one of the session's {known} objects, got id {shown(object_id)}.")
         return self._objects[object_id]
 
-    def mask(self, object_id: int) -> MaskCrop:
-        """Mask of an object."""
-        return self._mask_of(self.object(object_id).mask_key)
+    def mask(self, one: int | ObjectRecord) -> MaskCrop:
+        """Mask of an object, by its id; by its record, as it was when that was read."""
+        record = one if isinstance(one, ObjectRecord) else self.object(one)
+        return self._mask_of(record.mask_key)
 
     def prompts_of(self, object_id: int) -> Prompts:
         """Prompts that led to an object; empty where it was imported or painted."""

@@ -14,7 +14,7 @@ from e2sam.data.session.core import SessionCore
 from e2sam.data.session.encoding import decode_run, decode_stack, dump, encode_stack, recipes_text
 from e2sam.data.session.records import Change, Plane, StackRecord, TrainingRun
 from e2sam.data.session.schema import now
-from e2sam.data.stack import ChannelStack
+from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import ChannelError, SessionError, StackError
 
 __all__ = ["SettingActions", "StackActions"]
@@ -43,15 +43,16 @@ class StackActions(SessionCore):
         name
             What the user reads; by default the file's name.
         paths
-            Files it was read from; by default `stack.source`. Empty for one that was never a file.
+            Files it was read from; by default `stack.files`, else `stack.source`. Empty for one that was never a file.
         reading
             Further arguments that `read_stack` was given, to be given again on reopening.
         full_hash
             Hash every byte of the files instead of a sample; see `e2sam.data.content`.
         """
         check_kind(stack, ChannelStack, "a ChannelStack, as read_stack opens one", StackError)
-        given = [] if stack.source is None else [stack.source]
-        files = tuple(Path(path).absolute() for path in (given if paths is None else paths))
+        if paths is None:
+            paths = stack.files or ([] if stack.source is None else [stack.source])
+        files = tuple(Path(path).absolute() for path in paths)
         content = self._content_of(stack, files, full_hash)
         record = StackRecord(
             id=0,
@@ -82,12 +83,17 @@ class StackActions(SessionCore):
 
     def _add_record(self, record: StackRecord) -> StackRecord:
         """Store a new stack, or find the one with its content and shape again."""
-        shape = (record.num_planes, len(record.channels), record.size)
         for known in self.stacks():
-            if known.content == record.content and (known.num_planes, len(known.channels), known.size) == shape:
+            if known.content == record.content and _is_alike(known, record):
+                found = known
                 if record.paths and record.paths != known.paths and not _are_there(known.paths):
-                    return self._update_stack("stack", replace(known, paths=record.paths))
-                return known
+                    found = replace(found, paths=record.paths)
+                if not any(
+                    self._planes.get((known.id, plane)) for stack_id, plane in self._planes if stack_id == known.id
+                ):
+                    # Of nothing that was made yet: the names of today hold.
+                    found = _renamed(found, record.channels)
+                return found if found is known else self._update_stack("stack", found)
         number = 1 + max((known.id for known in self.stacks()), default=0)
         return self._update_stack("stack", replace(record, id=number))
 
@@ -366,6 +372,30 @@ def _check_shifts(shifts: Any) -> None:
     wrong = [one for one in pairs if not (isinstance(one, tuple | list) and len(one) == 2 and all(map(is_number, one)))]
     if wrong:
         raise SessionError(f"Expected a shift (dx, dy) in pixels of each channel by name, got {shown(wrong[0])}.")
+
+
+def _renamed(known: StackRecord, channels: tuple[ChannelSpec, ...]) -> StackRecord:
+    """The record with other channels in the places of its own."""
+    if known.channels == channels:
+        return known
+    names = {before.name: after.name for before, after in zip(known.channels, channels, strict=True)}
+    return replace(
+        known,
+        channels=channels,
+        selection=None if known.selection is None else tuple(names[name] for name in known.selection),
+        alignment={names[name]: shift for name, shift in known.alignment.items()},
+    )
+
+
+def _is_alike(known: StackRecord, record: StackRecord) -> bool:
+    """Whether two stacks of one content have one shape, and their channels one axis and one order."""
+    axes = [one.reading.get("channel_axis") for one in (known, record)]
+    if None not in axes and axes[0] != axes[1]:
+        return False
+    shapes = [(one.num_planes, len(one.channels), one.size) for one in (known, record)]
+    # The files of a folder come in its own order, those of a list in the caller's.
+    is_ordered = len(known.paths) == len(record.paths) or known.channels == record.channels
+    return shapes[0] == shapes[1] and is_ordered
 
 
 def _are_there(paths: Sequence[Path]) -> bool:
