@@ -82,8 +82,11 @@ class RecipeControl:
             recipes = (*state.recipes[:index], recipe, *state.recipes[index + 1 :])
             if work.session.file.is_read_only:
                 self._adopt(recipes)
-            else:
+                return
+            try:
                 work.session.file.set_recipes(place[0], recipes, state.rows[index].name)
+            except E2SamError as error:
+                work.fail(str(error))
 
         work.tasks.run(make, done, work.fail)
 

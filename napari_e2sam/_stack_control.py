@@ -264,8 +264,8 @@ class StackControl:
             return ""
         file = work.session.file
         names = {channel.name for channel in record.channels}
-        if record.selection is None and work.state.names and set(work.state.names) <= names and not file.is_read_only:
-            file.set_selection(record.id, work.state.names)
+        if record.selection is None and work.state.names and set(work.state.names) <= names:
+            work.session.keep(lambda file: file.set_selection(record.id, work.state.names))
         count = sum(one.stack_id == before for one in file.objects())
         if not count:
             return news
