@@ -175,7 +175,7 @@ def test_plain_objects_are_not_cut_into_pieces() -> None:
     stack = ChannelStack((plane + noise).astype(np.uint8), tuple(ChannelSpec(name) for name in "RGB"))
     predictor = Predictor(load_model("tiny", device="cpu"), cache=False)
     predictor.set_stack(stack)
-    labels = segment_everything(predictor)
+    labels = segment_everything(predictor, AutomaticOptions(points_per_side=16))
     assert min(best_ious(labels, discs)) > 0.9
     assert labels.max() <= 20
 

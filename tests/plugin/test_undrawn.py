@@ -11,6 +11,8 @@ from napari.layers import Layer
 
 from e2sam.data.stack import ChannelStack
 
+pytestmark = pytest.mark.only_on("pyqt6")
+
 
 def _is_drawn(window: Any, layer: Layer) -> bool:
     visual = window.viewer.window._qt_viewer.canvas.layer_to_visual[layer]

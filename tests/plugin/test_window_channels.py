@@ -16,6 +16,8 @@ from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam._statistics import presets_of
 from napari_e2sam.widgets._channel_table import Column
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 CONTROL, ALT = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.AltModifier
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Window
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QInputDialog
 
 from e2sam.data.stack import ChannelStack
+
+pytestmark = pytest.mark.only_on("pyqt6")
 
 
 def _shown(panel: Any) -> list[str]:

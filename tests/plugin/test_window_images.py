@@ -19,6 +19,8 @@ from napari_e2sam import _stack_control
 from napari_e2sam._convert import STACK_KEY
 from napari_e2sam._reader import read
 
+pytestmark = pytest.mark.only_on("pyqt6")
+
 
 def _write(path: Path, seed: int, size: tuple[int, int] = (60, 72)) -> Path:
     pixels = np.random.default_rng(seed).random((3, *size)).astype(np.float32)

@@ -19,6 +19,8 @@ from napari_e2sam._object_control import squares_of
 from napari_e2sam.widgets._object_table import ObjectColumn
 from napari_e2sam.widgets.export import ExportRequest
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 
 def _labels(window: Any) -> np.ndarray:
     return np.asarray(window.canvas.objects_layer.data)

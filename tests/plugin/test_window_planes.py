@@ -14,6 +14,8 @@ from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam._carry_control import prompts_from_mask
 from napari_e2sam._state import LogitsGrid
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 
 def _go_to(window: Any, plane: int) -> None:
     window.viewer.dims.set_current_step(0, plane)

@@ -16,6 +16,8 @@ from e2sam.data.io import read_stack, write_stack
 from e2sam.data.stack import ChannelStack
 from napari_e2sam._jobs import Request
 
+pytestmark = pytest.mark.only_on("pyqt6")
+
 
 def test_an_image_that_moved_or_changed_is_asked_for(
     make_napari_viewer: Any, qtbot: Any, stack: ChannelStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from napari_e2sam._convert import STACK_KEY
 from napari_e2sam._reader import read
 from napari_e2sam.widgets.export import ExportRequest
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 
 def test_layers_of_any_kind_become_stacks(window: Any) -> None:
     rng = np.random.default_rng(0)
