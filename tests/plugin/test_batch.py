@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from qtpy.QtCore import Qt
 
 from e2sam.data.io import write_stack
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam.widgets import batch
+
+pytestmark = pytest.mark.only_on("pyqt6")
 
 
 def test_a_folder_is_segmented_and_counted(qtbot: Any, tmp_path: Path, monkeypatch: Any) -> None:

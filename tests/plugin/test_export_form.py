@@ -18,6 +18,8 @@ from e2sam.data.session import NewObject, Session
 from e2sam.data.stack import ChannelSpec, ChannelStack, GeoReference
 from napari_e2sam.widgets.export import ExportForm, ExportRequest, ImportForm, ImportRequest
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 GEO = GeoReference(
     (
         (33550, 12, 3, (10.0, 10.0, 0.0)),

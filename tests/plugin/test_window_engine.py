@@ -17,6 +17,8 @@ from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam import _training_process
 from napari_e2sam.widgets.main import SegmentWidget
 
+pytestmark = pytest.mark.only_on("pyqt5")
+
 CHILD = """
 import json, sys, time
 task = json.loads(sys.stdin.readline())

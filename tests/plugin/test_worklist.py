@@ -21,6 +21,8 @@ from napari_e2sam._worklist import Worklist, images_in
 from napari_e2sam._worklist_control import WorklistControl
 from napari_e2sam.widgets.worklist import WorklistPanel
 
+pytestmark = pytest.mark.only_on("pyqt6")
+
 NAMES = ("b1.tif", "b2.tif", "b10.tif")
 
 
@@ -301,7 +303,6 @@ def test_what_could_not_be_read_is_passed(folder: Path, session: Session) -> Non
     assert worklist.items[1].trouble == ""
 
 
-@pytest.mark.only_on("pyqt5")
 def test_the_list_stands_at_the_image_that_is_shown(window: Any, folder: Path, qtbot: Any) -> None:
     (folder / "b2.tif").write_bytes(b"II*\0")
     panel, control = window.panels.worklist, window.controller.worklist
