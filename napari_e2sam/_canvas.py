@@ -35,9 +35,7 @@ class Canvas:
     box_drawn = Signal(object)  # (x0, y0, x1, y1)
     line_drawn = Signal(object)  # (P, 2) pixel (x, y) along a scribble
     pointed_at = Signal(object)  # (x, y) under the pointer, or None outside of the image
-    painted = Signal(
-        object, object, object
-    )  # box in the objects layer, labels (h, w) and where in it they were painted
+    painted = Signal(object, object, object)  # box in the objects layer, labels (h, w), and where they were painted
     objects_made = Signal()  # the objects layer is new and empty
     points_made = Signal()  # the points layer is new and empty
     objects_deleted = Signal()  # the user has taken the objects layer away

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import QTimer
@@ -21,8 +20,8 @@ class ViewControl:
 
     def __init__(self, work: Workplace) -> None:
         self._work = work
-        self._keeping = _timer(_KEPT_AFTER_MS, self._keep)
-        self._telling = _timer(_TOLD_AFTER_MS, self._tell)
+        self._keeping = QTimer(singleShot=True, interval=_KEPT_AFTER_MS, timeout=self._keep)
+        self._telling = QTimer(singleShot=True, interval=_TOLD_AFTER_MS, timeout=self._tell)
         self._camera_events = (work.canvas.camera.events.center, work.canvas.camera.events.zoom)
         for event in self._camera_events:
             event.connect(self._on_camera)
@@ -53,11 +52,3 @@ class ViewControl:
         view = self._work.canvas.view
         if view is not None and self._work.state.is_encoded:
             self._work.engine.request(Request("look", {"view": view}, lane="look"))
-
-
-def _timer(interval_ms: int, action: Callable[[], None]) -> QTimer:
-    timer = QTimer()
-    timer.setSingleShot(True)
-    timer.setInterval(interval_ms)
-    timer.timeout.connect(action)
-    return timer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from e2sam.inference.frame import Frame
 from e2sam.inference.prediction import Box, CloseUp, Prediction
 
 __all__ = ["Windows", "logits_in_window", "tiles_of"]
+
+_Number = TypeVar("_Number", int, float)
 
 # A window starts on a multiple of a quarter of its side, so that clicks near each other share one.
 _STEPS_PER_SIDE = 4
@@ -73,12 +76,11 @@ class Windows:
             large objects, and a window at least as wide as the view holds them.
         """
         around = prompt_box(prompts)
-        extent = 2 * max(around[2] - around[0], around[3] - around[1])
+        extent = 2 * _extent(around)
         if view is None:
             return self._around(around, extent)
-        largest = _LARGEST_START * self.base
-        if _extent(view) > largest:
-            return self._around(around, max(extent, largest))
+        if not self._is_within_reach(view):
+            return self._around(around, max(extent, _LARGEST_START * self.base))
         return self._shared(prompts, view, max(extent, _extent(view)))
 
     def in_view(self, prompts: Prompts, view: Box) -> Box | None:
@@ -87,22 +89,25 @@ class Windows:
         return window if self._is_far_closer(window) else None
 
     def of_view(self, view: Box, is_large: bool) -> Box | None:
-        """The window that most clicks in a view ask for, in a large image or another; None where there is none."""
+        """The window that most clicks in a view ask for, of `first` or of `in_view`; None where there is none."""
         window = self._around(view, _extent(view))
-        is_one = _extent(view) <= _LARGEST_START * self.base if is_large else self._is_far_closer(window)
-        return window if is_one else None
+        is_shared = self._is_within_reach(view) if is_large else self._is_far_closer(window)
+        return window if is_shared else None
 
     def wider_view(self, window: Box, around: Box) -> Box | None:
         """The next larger such window; None where that is the whole image."""
         wider = self.larger(window, around)
         return wider if self._is_far_closer(wider) else None
 
+    def _is_within_reach(self, view: Box) -> bool:
+        return _extent(view) <= _LARGEST_START * self.base
+
     def _is_far_closer(self, window: Box) -> bool:
-        return _FAR_CLOSER * max(window[2] - window[0], window[3] - window[1]) <= max(self.size)
+        return _FAR_CLOSER * _extent(window) <= max(self.size)
 
     def larger(self, window: Box, around: Box) -> Box:
         """The next larger window, around the part of an object seen so far."""
-        return self._around(around, max(window[2] - window[0], window[3] - window[1]) * 2)
+        return self._around(around, _extent(window) * 2)
 
     def closer(self, box: NDArray[np.float32]) -> Box:
         """The window around an object's box (x0, y0, x1, y1) with half its size of surroundings on each side."""
@@ -127,17 +132,17 @@ class Windows:
         within
             The window that was encoded before.
         """
-        extent = max(box[2] - box[0], box[3] - box[1], 1.0) * _CLOSE_UP_EXTENT
+        extent = max(_extent(box), 1.0) * _CLOSE_UP_EXTENT
         halvings = np.ceil(2 * np.log2(max(extent / _SMALLEST_CLOSE_UP, 1.0)))
         side = int(_SMALLEST_CLOSE_UP * 2 ** (halvings / 2))
-        if side > min(_LARGEST_CLOSE_UP, _WIDEST_CLOSE_UP * max(within[2] - within[0], within[3] - within[1])):
+        if side > min(_LARGEST_CLOSE_UP, _WIDEST_CLOSE_UP * _extent(within)):
             return None
         return self._square(box, side, side // _CLOSE_UP_STEPS)
 
     def is_close_up(self, window: Box, box: tuple[float, float, float, float]) -> bool:
         """Whether a window that was made for another mask of the object still serves as close-up of this one."""
-        extent = max(box[2] - box[0], box[3] - box[1], 1.0)
-        side = max(window[2] - window[0], window[3] - window[1])
+        extent = max(_extent(box), 1.0)
+        side = _extent(window)
         least, most = (share * extent for share in _CLOSE_UP_EXTENTS)
         outer = (int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3])))
         return least <= side <= max(most, _SMALLEST_CLOSE_UP) and not self.touches(window, outer, side // 16)
@@ -179,7 +184,8 @@ class Windows:
         return int(x0), int(y0), int(min(width, x0 + side)), int(min(height, y0 + side))
 
 
-def _extent(box: Box) -> int:
+def _extent(box: tuple[_Number, _Number, _Number, _Number]) -> _Number:
+    """The longer side of a box."""
     return max(box[2] - box[0], box[3] - box[1])
 
 

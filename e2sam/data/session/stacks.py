@@ -88,10 +88,8 @@ class StackActions(SessionCore):
                 found = known
                 if record.paths and record.paths != known.paths and not _are_there(known.paths):
                     found = replace(found, paths=record.paths)
-                if not any(
-                    self._planes.get((known.id, plane)) for stack_id, plane in self._planes if stack_id == known.id
-                ):
-                    # Of nothing that was made yet: the names of today hold.
+                if all(one.stack_id != known.id for one in self._objects.values()):
+                    # Nothing was made on it yet: the names of today hold.
                     found = _renamed(found, record.channels)
                 return found if found is known else self._update_stack("stack", found)
         number = 1 + max((known.id for known in self.stacks()), default=0)
