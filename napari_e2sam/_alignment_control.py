@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from e2sam.data.alignment import ChannelShift, estimate_shifts, shifted
 from e2sam.data.normalize import ChannelRecipe
 from e2sam.errors import E2SamError
-from napari_e2sam._composite import composite_of
+from napari_e2sam._composite import Composite
 from napari_e2sam._convert import Scene
 from napari_e2sam._rows import ChannelRow
 from napari_e2sam._state import Workplace
@@ -136,12 +134,12 @@ class AlignmentControl:
         self._blink_turn ^= 1
         name = worst.name if self._blink_turn else worst.reference
         (index,) = state.scene.stack.indices([name])
-        stack, recipe = state.plane_of(work.session.plane), state.recipes[index]
+        stack, recipes, view = state.plane_of(work.session.plane), state.recipes, work.canvas.view
         work.tasks.run(
-            lambda: composite_of(stack, [index], {index: recipe}, None), self._show_blink, work.fail, lane="blink"
+            lambda: Composite(stack, [index], recipes, None, view), self._show_blink, work.fail, lane="blink"
         )
 
-    def _show_blink(self, pixels: NDArray[np.uint8]) -> None:
+    def _show_blink(self, picture: Composite) -> None:
         work = self._work
         if self._panel.blink.isChecked() and work.state.layer in work.viewer.layers:
-            work.canvas.show_blink(pixels)
+            work.canvas.show_blink(picture)

@@ -15,6 +15,7 @@ from psygnal import Signal
 from e2sam.data.masks import Box, MaskCrop, unite
 from e2sam.data.prompts import Prompts
 from e2sam.errors import PromptError
+from napari_e2sam._composite import Composite
 from napari_e2sam._convert import Scene, box_of_corners, corners_of_box, points_of_xy, xy_of_points
 from napari_e2sam._label_pixels import make_room, painted_box, put_labels
 from napari_e2sam._own_layers import PROMPT_COLOURS, OwnLayers, at_once
@@ -244,13 +245,18 @@ class Canvas:
             layer.data[...] = 0 if labels is None else labels
             layer.refresh(extent=False)
 
-    def show_composite(self, pixels: NDArray[np.uint8] | None) -> None:
-        """Draw what the model sees, (h, w, 3) over the whole scene, below everything of ours; None takes it away."""
-        self._own.show_over("composite", pixels, None)
+    def show_composite(self, picture: Composite | None) -> None:
+        """Draw what the model sees over the whole scene, below everything of ours; None takes it away."""
+        self._own.show_over("composite", picture, None)
 
-    def show_blink(self, pixels: NDArray[np.uint8] | None) -> None:
-        """Draw one channel (h, w, 3) over the picture while channels are compared; None takes it away."""
-        self._own.show_over("blink", pixels, None)
+    def refresh_composite(self) -> None:
+        """Draw what the model sees once more: more of it is known."""
+        if (layer := self.composite_layer) is not None:
+            layer.refresh(extent=False, thumbnail=False)
+
+    def show_blink(self, picture: Composite | None) -> None:
+        """Draw one channel over the picture while channels are compared; None takes it away."""
+        self._own.show_over("blink", picture, None)
 
     def show_doubt(self, doubt: NDArray[np.float32] | None, box: Box | None = None) -> None:
         """Draw where the next click tells most, (h, w) in [0, 1] over a box of the scene; None takes it away."""

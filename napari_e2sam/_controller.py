@@ -20,6 +20,7 @@ from napari_e2sam._class_control import ClassControl
 from napari_e2sam._convert import STACK_KEY, UNCLEAR_KEY
 from napari_e2sam._encoding_control import EncodingControl
 from napari_e2sam._exchange import ExchangeControl
+from napari_e2sam._input_control import InputControl
 from napari_e2sam._jobs import Channel, EngineClient, Tasks, start_process
 from napari_e2sam._learning_control import LearningControl
 from napari_e2sam._model_control import ModelControl
@@ -96,6 +97,7 @@ class Controller:
         self.stack = StackControl(panels.stack, self.work, self.open_sample)
         self.reopening = ReopenControl(panels.stack, self.work)
         self.view = ViewControl(self.work)
+        self.model_input = InputControl(panels.channels, self.work)
         self.encoding = EncodingControl(panels.channels, panels.model, self.work)
         self.models = ModelControl(panels.model, self.work, self.encoding)
         self.recipes = RecipeControl(panels.channels, self.work, self.encoding.encode)

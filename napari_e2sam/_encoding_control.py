@@ -1,4 +1,4 @@
-"""Joins the Channels panel with the engine: selection, encoding, what the model sees."""
+"""Joins the Channels panel with the engine: selection and encoding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from e2sam.data.channels import Suggestion, suggest_selections
 from e2sam.errors import E2SamError
-from napari_e2sam._composite import composite_of
 from napari_e2sam._convert import describe_stack
 from napari_e2sam._jobs import Request
 from napari_e2sam._rows import listed, model_text
@@ -43,14 +41,11 @@ class EncodingControl:
         self._was_encoded = self._is_held = False
         self._key = ""
         self._sent_key = ""
-        self._shows_composite = True
         channels.selection_changed.connect(self._on_selection)
         channels.suggestion_asked.connect(self.suggest)
         channels.preset_chosen.connect(self.take_preset)
         channels.preset_saved.connect(self._on_preset_saved)
-        channels.composite_toggled.connect(self._on_composite_toggled)
         work.state.scene_changed.connect(self._on_scene)
-        channels.set_composite_shown(True)
 
     # -- model ---------------------------------------------------------------------------------------------------------
 
@@ -322,29 +317,9 @@ class EncodingControl:
         seconds = message.body["seconds"]
         self._model.set_details(f"{model_text(state.model)}\nEncoded in {seconds:.2f} s: {message.body['views'][0]}")
         work.say("", "info")
-        self._show_composite()
         state.encoded.emit()
 
     def _on_encoding_failed(self, text: str) -> None:
         self._model.set_progress(None, "")
         self._sent_key = ""
         self._work.fail(text)
-
-    def _on_composite_toggled(self, shown: bool) -> None:
-        self._shows_composite = shown
-        self._show_composite()
-
-    def _show_composite(self) -> None:
-        work, state = self._work, self._work.state
-        if not self._shows_composite or state.scene is None or not state.is_encoded:
-            work.canvas.show_composite(None)
-            return
-        key, stack = self._key, state.plane_of(work.session.plane)
-        selection, recipes, matrix = state.selection, state.recipes, state.matrix
-
-        def show(pixels: NDArray[np.uint8]) -> None:
-            # Not of a scene, or over an image, that is gone.
-            if key == self._key and self._shows_composite and state.layer in work.viewer.layers:
-                work.canvas.show_composite(pixels)
-
-        work.tasks.run(lambda: composite_of(stack, selection, recipes, matrix), show, work.fail, lane="composite")

@@ -14,6 +14,7 @@ from napari.utils.colormaps import CyclicLabelColormap
 from numpy.typing import NDArray
 
 from e2sam.data.masks import Box
+from napari_e2sam._composite import Composite
 from napari_e2sam._convert import Scene
 from napari_e2sam._undrawn import canvas_of
 
@@ -292,23 +293,25 @@ class OwnLayers:
         assert self.scene is not None
         return self.scene.size[0] * self.scene.size[1] > _HUGE_IMAGE
 
-    def show_over(self, name: str, pixels: NDArray[Any] | None, box: Box | None) -> None:
-        """Show a picture over a box of the scene, (h, w, 3) in colour or (h, w) in [0, 1]; None takes it away.
+    def show_over(self, name: str, pixels: Composite | NDArray[Any] | None, box: Box | None) -> None:
+        """Show a picture over a box of the scene, in colour or as (h, w) in [0, 1]; None takes it away.
 
         `name` is "composite", "blink" or "doubt".
         """
         if pixels is None or self.scene is None:
             self.drop(name)
             return
+        data = pixels.levels if isinstance(pixels, Composite) else pixels
+        shape = (data[0] if isinstance(data, list) else data).shape
         height, width = self.scene.size
         x0, y0, x1, y1 = box or (0, 0, width, height)
-        ratio = np.array(((y1 - y0) / pixels.shape[0], (x1 - x0) / pixels.shape[1]))
+        ratio = np.array(((y1 - y0) / shape[0], (x1 - x0) / shape[1]))
         scale = ratio * self.scene.scale
         translate = (ratio / 2 - 0.5 + (y0, x0)) * self.scene.scale + self.scene.translate
         layer = self._layers.get(name)
-        if layer is not None and layer.data.shape == pixels.shape:
+        if layer is not None and layer.data.shape == shape:
             with self.writing():
-                layer.data = pixels
+                layer.data = data
                 if not np.allclose(layer.scale, scale) or not np.allclose(layer.translate, translate):
                     layer.scale, layer.translate = scale, translate
                 if self._stale is not None and layer is self._stale:
@@ -317,10 +320,12 @@ class OwnLayers:
         self.drop(name)
         kind = (
             {"rgb": True}
-            if pixels.ndim == 3
+            if len(shape) == 3
             else {"colormap": "magma", "blending": "additive", "contrast_limits": (0, 1)}
         )
-        layer = Image(pixels, name=_OVER_NAMES[name], scale=scale, translate=translate, **kind)
+        layer = Image(
+            data, name=_OVER_NAMES[name], scale=scale, translate=translate, multiscale=isinstance(data, list), **kind
+        )
         self._add(name, layer, below="objects" if name != "doubt" and "objects" in self._layers else "points")
 
     def _on_removed(self, event: Any) -> None:

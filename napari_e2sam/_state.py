@@ -71,6 +71,7 @@ class State:
 
     scene_changed = Signal()
     encoded = Signal()
+    view_rested = Signal()  # the camera has stopped moving
     layer_asked = Signal(object)  # an image layer of the viewer
 
     def __init__(self) -> None:

@@ -48,7 +48,8 @@ class ViewControl:
             session.keep(lambda file: file.set_view(view))
 
     def _tell(self) -> None:
-        """Let the engine make ready for a click in this part of the image."""
+        """Let the engine make ready for a click in this part of the image, and others show more of it."""
+        self._work.state.view_rested.emit()
         view = self._work.canvas.view
         if view is not None and self._work.state.is_encoded:
             self._work.engine.request(Request("look", {"view": view}, lane="look"))
