@@ -15,6 +15,7 @@ from e2sam.data.masks import MaskCrop
 from e2sam.data.normalize import ChannelRecipe, fit_recipes
 from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelStack
+from e2sam.errors import E2SamError
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.inference.frame import Frame
 from e2sam.inference.plan import EncodingPlan, Scene
@@ -28,6 +29,7 @@ __all__ = [
     "TrainingWindow",
     "WindowData",
     "coverage_on_logits",
+    "readable",
     "scenes_of",
     "windows_of",
 ]
@@ -148,13 +150,29 @@ def _transposed_mask(mask: MaskCrop) -> MaskCrop:
     return MaskCrop(np.ascontiguousarray(mask.pixels.T), y0, x0)
 
 
-def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None = None) -> list[LabelledScene]:
-    """Corrections by image and by the channels they were made with; each image is opened once.
+def readable(corrections: Sequence[Correction]) -> tuple[list[Correction], dict[str, ChannelStack], list[str]]:
+    """The corrections whose image can be read, their images by key, and for each of the others a line why not."""
+    stacks: dict[str, ChannelStack] = {}
+    lines: dict[str, str] = {}
+    for image in {correction.image.key: correction.image for correction in corrections}.values():
+        try:
+            stacks[image.key] = image.load()
+        except E2SamError as error:
+            lines[image.key] = str(error)
+    return [one for one in corrections if one.image.key in stacks], stacks, list(lines.values())
+
+
+def scenes_of(
+    corrections: Sequence[Correction], stacks: Mapping[str, ChannelStack], channels: Sequence[str] | None = None
+) -> list[LabelledScene]:
+    """Corrections by image and by the channels they were made with.
 
     Parameters
     ----------
     corrections
         At least one.
+    stacks
+        Their images by key, as `readable` gives them.
     channels
         Selection to learn with; None = each correction's own (or, where it has none, what `Predictor` would choose).
     """
@@ -165,11 +183,8 @@ def scenes_of(corrections: Sequence[Correction], channels: Sequence[str] | None 
     labelled: dict[str, list[MaskCrop]] = {}
     for correction in corrections:
         labelled.setdefault(correction.image.key, []).append(correction.mask)
-    stacks: dict[str, ChannelStack] = {}
     scenes = []
     for (key, selection), members in grouped.items():
-        if key not in stacks:
-            stacks[key] = members[0].image.load()
         if selection:
             stacks[key].indices(selection)
         recipes: dict[str, ChannelRecipe] = {}

@@ -47,6 +47,8 @@ class Head(Protocol):
     """
 
     base: E2SAM
+    notice: str
+    """What of the data was left out, in a line for the user; empty where nothing was."""
 
     @property
     def steps(self) -> int:
@@ -290,8 +292,8 @@ def _learn(head: Head, config: FinetuneConfig, started: float) -> Generator[Trai
     total = head.steps * (1 if twin is None else 2)
     training = _Training(head, config, "candidate")
     told = told_of_unfinished(config.out, training.is_begun, config.resume)
-    if told:
-        yield TrainStep(0, total, math.nan, message=told)
+    for message in filter(None, (told, head.notice)):
+        yield TrainStep(0, total, math.nan, message=message)
     if not config.resume:
         training.forget()
     yield TrainStep(0, total, math.nan, message="Judging the model before training.")
@@ -346,7 +348,7 @@ def _judged(training: _Training, config: FinetuneConfig, before: Any, started: f
         twin=None,
         split=head.split,
         accepted=accepted,
-        message=_message(before.to_json(), after.to_json(), accepted),
+        message=f"{_message(before.to_json(), after.to_json(), accepted)} {head.notice}".rstrip(),
     )
 
 

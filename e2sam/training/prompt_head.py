@@ -15,13 +15,14 @@ import torch
 from e2sam.data.content import hash_pixels
 from e2sam.data.corrections import Correction, CorrectionSet
 from e2sam.data.io.datasets import LabelledSet
+from e2sam.data.stack import ChannelStack
 from e2sam.errors import TrainingError
 from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.embeddings import EmbeddingCache
 from e2sam.inference.encoding import WindowEncoder
 from e2sam.modeling.e2sam import E2SAM
 from e2sam.modeling.tiny import TinyDecoder
-from e2sam.training.dataset import LabelledScene, WindowData, scenes_of, windows_of
+from e2sam.training.dataset import LabelledScene, WindowData, readable, scenes_of, windows_of
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import ClickFigures, compare_clicks, judge_clicks
 from e2sam.training.promptable import ClickModule, ClickSettings, PromptTask, held_out_scores
@@ -58,6 +59,8 @@ class PromptHead:
         How they were divided.
     crossed
         Of few objects: the runs that each hold out others of them, see `folds`.
+    notice
+        What was left out of the data, in a line for the user; empty where nothing was.
     """
 
     config: FinetuneConfig
@@ -66,19 +69,20 @@ class PromptHead:
     held_out: list[LabelledScene]
     division: Split
     crossed: tuple[PromptHead, ...] = ()
+    notice: str = ""
 
     @classmethod
     def open(cls, data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> PromptHead:
         """Divide the corrections, and load images and model."""
-        corrections = _corrections_of(data)
+        corrections, stacks, notice = _corrections_of(data)
         base = load_model(config.model, device=config.device)
-        scenes = scenes_of(corrections, config.channels)
+        scenes = scenes_of(corrections, stacks, config.channels)
         places = [ObjectPlace(one.image.group, one.image.size, one.mask.box) for one in corrections]
 
         def head_of(division: Split, config: FinetuneConfig) -> PromptHead:
             sides = ([corrections[index] for index in side] for side in (division.train, division.held_out))
             train, held_out = (_only(scenes, side) for side in sides)
-            return cls(config, base, train, held_out, division)
+            return cls(config, base, train, held_out, division, notice=notice)
 
         given = _given(corrections)
         if given or len(corrections) > _FEW_OBJECTS or (config.tune or "decoder") != "decoder":
@@ -258,18 +262,25 @@ def _rgb(head: PromptHead, scene: LabelledScene) -> tuple[str, ...]:
     return rgb_channels(head.base.config.channels or scene.stack.channels)
 
 
-def _corrections_of(data: CorrectionSet | LabelledSet | str | Path) -> Sequence[Correction]:
+def _corrections_of(
+    data: CorrectionSet | LabelledSet | str | Path,
+) -> tuple[list[Correction], dict[str, ChannelStack], str]:
+    """The corrections that can be learned from, their images by key, and what was left out."""
     if isinstance(data, LabelledSet):
-        found = CorrectionSet.from_dataset(data)
-    elif isinstance(data, CorrectionSet):
-        found = data
-    else:
-        found = CorrectionSet.open(data)
-    if len(found) < 2:
+        data = CorrectionSet.from_dataset(data)
+    elif not isinstance(data, CorrectionSet):
+        data = CorrectionSet.open(data)
+    corrections, stacks, lines = readable(data.corrections)
+    notice = ""
+    if lines:
+        left_out, images = len(data) - len(corrections), f"{len(lines)} of {len(lines) + len(stacks)} images"
+        notice = f"Left out: {left_out} of {len(data)} corrections, as {images} cannot be read: {lines[0]}"
+    if len(corrections) < 2:
         raise TrainingError(
-            f"Expected at least 2 corrections, one to learn from and one to judge by, got {len(found)}: accept more."
+            f"Expected at least 2 corrections, one to learn from and one to judge by, got {len(corrections)}: "
+            f"{notice or 'accept more.'}"
         )
-    return found.corrections
+    return corrections, stacks, notice
 
 
 def _given(corrections: Sequence[Correction]) -> Split | None:

@@ -107,6 +107,8 @@ class SemanticHead:
         Names of the student's channels.
     kind
         How the labels were divided: "given", "image" or "region".
+    notice
+        Empty: an image that cannot be read stops the run.
     """
 
     config: FinetuneConfig
@@ -118,6 +120,7 @@ class SemanticHead:
     semantic: SemanticConfig
     channels: tuple[str, ...]
     kind: str
+    notice: str = ""
 
     @classmethod
     def open(cls, data: CorrectionSet | LabelledSet | str | Path, config: FinetuneConfig) -> SemanticHead:

@@ -18,7 +18,7 @@ from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.frame import Frame
 from e2sam.modeling.e2sam import ModelConfig
 from e2sam.training.clicking import box_prompts, click_in_error, first_click, pad_prompts, quick_clicks, user_prompts
-from e2sam.training.dataset import LabelledObject, LabelledScene, coverage_on_logits, scenes_of, windows_of
+from e2sam.training.dataset import LabelledObject, LabelledScene, coverage_on_logits, readable, scenes_of, windows_of
 
 CONFIG = ModelConfig("any", image_size=64, embedding_stride=8, logits_stride=4, pad_multiple=32)
 
@@ -106,12 +106,14 @@ def test_corrections_are_grouped_by_image_and_channels_and_each_image_is_opened_
         Correction("2", image, mask, conditions=Conditions(("R", "NIR"), (recipe, recipe))),
         Correction("3", image, mask, conditions=Conditions(("G",), (recipe,))),
     ]
-    scenes = scenes_of(members)
+    found, stacks, lines = readable(members)
+    assert found == members and not lines
+    scenes = scenes_of(members, stacks)
     assert [(scene.channels, len(scene.objects)) for scene in scenes] == [(("R", "NIR"), 2), (("G",), 1)]
     assert len(opened) == 1
     fitted = scenes[0].fitted()
     assert fitted[0] == fitted[3] == recipe and fitted[1] != recipe
-    assert [scene.channels for scene in scenes_of(members, ("B",))] == [("B",)]
+    assert [scene.channels for scene in scenes_of(members, stacks, ("B",))] == [("B",)]
 
 
 def test_windows_hold_targets_and_prompts_of_their_objects():

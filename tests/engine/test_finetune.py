@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from e2sam.data.corrections import CorrectionSet
+from e2sam.data.corrections import CorrectionImage, CorrectionSet
 from e2sam.data.io.datasets import LabelledItem, LabelledSet
 from e2sam.data.masks import MaskCrop
 from e2sam.data.stack import ChannelSpec, ChannelStack
-from e2sam.errors import TrainingError
+from e2sam.errors import StackError, TrainingError
 from e2sam.modeling.build import build_model, build_with_weights, teacher_config
 from e2sam.training.dataset import coverage_on_logits
 from e2sam.training.finetune import FinetuneConfig, finetune
@@ -387,6 +387,20 @@ def test_at_the_start_nothing_has_moved_from_the_old_model(tmp_path, base, corre
             weight.mul_(1.3)
     _, parts = task.module(batch, 0.0)
     assert float(parts["keep"]) > 0 and float(parts["replay"]) > 0.01
+
+
+def test_images_that_cannot_be_read_are_left_out_and_said(tmp_path, base, corrections):
+    def gone():
+        raise StackError("Expected the image away.tif, got none.")
+
+    away = CorrectionImage("away", (64, 64), gone)
+    lost = [replace(one, key=f"lost {one.key}", image=away) for one in corrections.corrections[:3]]
+    steps, result = run(CorrectionSet((*corrections.corrections, *lost)), config(tmp_path, base))
+    told = "Left out: 3 of 12 corrections, as 1 of 2 images cannot be read: Expected the image away.tif, got none."
+    assert steps[0].message == told and result.message.endswith(f" {told}")
+    assert result.split["train"] + result.split["held_out"] + result.split["dropped"] == 9
+    with pytest.raises(TrainingError, match=r"at least 2 .* got 1: Left out: 3 of 4 corrections"):
+        next(finetune(CorrectionSet((corrections.corrections[0], *lost)), config(tmp_path, base)))
 
 
 def test_too_little_or_wrong_data_is_named(tmp_path, base, corrections):
