@@ -103,7 +103,7 @@ class Controller:
         self.recipes = RecipeControl(panels.channels, self.work, self.encoding.encode)
         self.prompts = PromptControl(panels.prompts, self.work)
         self.exchange = ExchangeControl(panels.objects, self.work)
-        self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask)
+        self.objects = ObjectControl(panels.objects, self.work, self.exchange.ask, self.prompts.when_answered)
         self.classes = ClassControl(panels.objects, self.work)
         self.carrying = CarryControl(panels.objects, self.work, self.stack.planes.go_on, self.prompts.begin)
         self.learning = LearningControl(panels.learning, self.work, self.models)

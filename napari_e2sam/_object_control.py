@@ -30,11 +30,28 @@ _DRAWING_FIRST_S, _DRAWING_S, _DRAWS_ON_AFTER_MS = 0.01, 0.03, 5
 
 
 class ObjectControl:
-    """Shows the objects of the session and does with them what the user asks; every action is undoable."""
+    """Shows the objects of the session and does with them what the user asks; every action is undoable.
 
-    def __init__(self, panel: ObjectsPanel, work: Workplace, exchange: Callable[[str], None]) -> None:
+    Parameters
+    ----------
+    panel, work
+        The panel, and the parts of the window.
+    exchange
+        Asks for an import or an export.
+    when_answered
+        As `PromptControl.when_answered`.
+    """
+
+    def __init__(
+        self,
+        panel: ObjectsPanel,
+        work: Workplace,
+        exchange: Callable[[str], None],
+        when_answered: Callable[[Callable[[], None]], bool],
+    ) -> None:
         self._panel = panel
         self._work = work
+        self._when_answered = when_answered
         self._everything: tuple[int, tuple[int, ...]] | None = None
         self._waiting: list[Box] = []
         self._rows: dict[int, tuple[ObjectRecord, ObjectRow]] = {}
@@ -76,8 +93,11 @@ class ObjectControl:
     # -- actions -------------------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """Keep the mask under way as an object."""
+        """Keep the mask under way as an object, as soon as it is there."""
         session = self._work.session
+        if self._when_answered(self.accept):
+            self._work.say("Accepted as soon as the mask is there", "busy")
+            return
 
         def accept() -> None:
             session.file.accept_draft(*session.place, session.class_id)

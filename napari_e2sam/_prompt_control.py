@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +61,7 @@ class PromptControl:
         self._is_preview = False
         self._shows_doubt = False
         self._predicts_after_encoding = False
+        self._then: Callable[[], None] | None = None
         self._frames = FrameHold(panel)
         self._shares = ShareControl(panel, work)
         panel.tool_chosen.connect(self.take_tool)
@@ -170,6 +171,7 @@ class PromptControl:
         self._store(prompts)
 
     def _store(self, prompts: Prompts) -> None:
+        self._then = None
         try:
             self._work.session.set_prompts(prompts)
         except E2SamError as error:
@@ -234,7 +236,19 @@ class PromptControl:
         draft = self._work.session.draft
         return draft.candidates[draft.chosen].mask if draft.candidates else None
 
+    def when_answered(self, action: Callable[[], None]) -> bool:
+        """Do something as soon as the mask of these prompts is there; False where none is to come.
+
+        Other prompts, or no answer, and it is not done.
+        """
+        draft = self._work.session.draft
+        if draft.prompts.is_empty or draft.candidates or self._work.state.is_deselected:
+            return False
+        self._then = action
+        return True
+
     def _on_failed(self, text: str) -> None:
+        self._then = None
         self._show(keeps_mask=False)
         self._frames.release()
         self._work.fail(text)
@@ -265,6 +279,10 @@ class PromptControl:
         if self._refines and before is None and self._shown is not None:
             # Now it is known what to look at closer.
             self.predict()
+            return
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def _likely(self, candidates: Sequence[Candidate]) -> int:
         """The candidate to show: the best, or the one of the size of the objects of this class clicked before."""
@@ -290,8 +308,9 @@ class PromptControl:
 
     def _on_encoded(self) -> None:
         self._panel.reserve_shares(len(self._work.state.names))
-        # Logits of another selection say nothing to this one.
+        # Logits of another selection say nothing to this one, nor does its preview.
         self._answered = None
+        self._end_preview()
         if self._predicts_after_encoding or not self._work.session.draft.prompts.is_empty:
             self._predicts_after_encoding = False
             self.predict()
@@ -353,7 +372,7 @@ class PromptControl:
             self._work.canvas.show_prompts(self._work.session.draft.prompts)
 
     def _on_scene(self) -> None:
-        self._answered = None
+        self._answered = self._then = None
         self._work.engine.forget("hover")
         self._panel.forget_shares()
         self._show()
@@ -367,7 +386,7 @@ class PromptControl:
             if change.kind == "do":
                 self._show()
                 return
-            self._answered = None
+            self._answered = self._then = None
             self._show(keeps_mask=False)
             if change.kind in ("undo", "redo") and not session.draft.candidates:
                 # Its answer was not waited for, or there is nothing left to predict from.

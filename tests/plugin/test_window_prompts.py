@@ -482,11 +482,25 @@ def test_the_newest_of_three_clicks_wins(window: Any, stack: ChannelStack, monke
         return predict(predictor, prompts, *settings)
 
     monkeypatch.setattr(FakePredictor, "predict_prompts", wait_and_predict)
-    for x in (20.5, 45.5, 70.5):
+    _click(window, 20.5, 30.5)
+    # Asked for before there is a mask, and forgotten with the next point.
+    _key(window, Qt.Key.Key_A)
+    for x in (45.5, 70.5):
         _click(window, x, 30.5)
     assert len(session.draft.prompts.points) == 3
     may_answer.set()
     window.wait(lambda: session.draft.candidates)
-    assert started == [1, 3]
+    assert started == [1, 3] and not session.objects
     assert all(_is_drawn(window, x, 30.5) for x in (20.5, 45.5, 70.5))
     _agree(window)
+    may_answer.clear()
+    _click(window, 30.5, 60.5)
+    _key(window, Qt.Key.Key_A)
+    assert "as soon as" in window.widget.status.text() and not session.objects
+    may_answer.set()
+    window.wait(lambda: session.objects)
+    assert (
+        len(session.file.prompts_of(session.objects[0].id).points) == 4
+        and session.draft.is_empty
+        and window.widget.status.text() == ""
+    )
