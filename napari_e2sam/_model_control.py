@@ -84,6 +84,8 @@ class ModelControl:
     def _on_fetched(self, name: str) -> None:
         if name == self._wanted:
             self._load(name)
+        # After it: what is listed names the model in use.
+        self._list()
 
     def _load(self, name: str) -> None:
         self._panel.set_details(f"Loading {Path(name).name}...")

@@ -398,6 +398,7 @@ def test_names_may_come_one_by_one(tmp_path: Path) -> None:
     "wrong",
     [
         {"channel_names": 5},
+        {"channel_names": "abc"},
         {"nodata": "x"},
         {"nodata": [1]},
         {"nodata": True},

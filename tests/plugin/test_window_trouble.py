@@ -52,6 +52,7 @@ def test_masks_come_from_the_model_that_the_window_names(
     made_by.clear()
     window.click(34, 34)
     assert made_by[-1] == "fake-tiny" == window.session.draft.conditions.model
+    window.wait(lambda: all(row.state != "absent" for row in models._models if row.name == "other"))
 
     # What fails is not wanted any more.
     models.choose("broken.safetensors")

@@ -122,7 +122,8 @@ def read_with_notes(
 def _checked_names(names: Any) -> list[str] | None:
     if names is None:
         return None
-    if not isinstance(names, Iterable):
+    # A name alone would be taken letter by letter.
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
         raise ChannelError(f"Expected channel_names as a list of names, got {shown(names)}: give one for each channel.")
     return [str(name).strip() for name in names]
 
