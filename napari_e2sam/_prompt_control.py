@@ -39,6 +39,8 @@ _HINTS = {
 _COUNTED = 20
 # A mask that takes longer than this is drawn after its point, and not with it.
 _MOST_HELD_MS = 150
+# As an encoder pass does that is not quick.
+_SLOW_AFTER_MS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,8 @@ class PromptControl:
         self._shows_doubt = False
         self._predicts_after_encoding = False
         self._then: Callable[[], None] | None = None
+        self._says_slow = False
+        self._slow = QTimer(panel, singleShot=True, interval=_SLOW_AFTER_MS, timeout=self._on_slow)
         self._frames = FrameHold(panel)
         self._shares = ShareControl(panel, work)
         panel.tool_chosen.connect(self.take_tool)
@@ -219,6 +223,7 @@ class PromptControl:
             arrays = {}
         else:
             self._frames.hold(_MOST_HELD_MS)
+        self._slow.start()
         work.engine.request(
             Request(
                 "predict",
@@ -247,8 +252,21 @@ class PromptControl:
         self._then = action
         return True
 
+    def _on_slow(self) -> None:
+        if self._then is None:
+            self._says_slow = True
+            self._work.say("The model looks at this part of the image", "busy")
+
+    def _end_slow(self) -> None:
+        """Wait for no mask any more."""
+        self._slow.stop()
+        if self._says_slow:
+            self._says_slow = False
+            self._work.say("", "info")
+
     def _on_failed(self, text: str) -> None:
         self._then = None
+        self._end_slow()
         self._show(keeps_mask=False)
         self._frames.release()
         self._work.fail(text)
@@ -269,6 +287,7 @@ class PromptControl:
             # Meanwhile the user has chosen another candidate: that one is looked at closer.
             self.predict()
             return
+        self._end_slow()
         candidates = candidates_of(message)
         best = self._likely(candidates)
         self._answered = _Answered(prompts.points, message.arrays["logits"])
@@ -298,6 +317,7 @@ class PromptControl:
     def close(self) -> None:
         """Hold nothing of the window back any more."""
         self._shares.stop()
+        self._slow.stop()
         self._frames.release()
 
     def choose_candidate(self, position: int) -> None:
@@ -327,7 +347,7 @@ class PromptControl:
         work.engine.request(
             Request(
                 "predict",
-                {"points": [list(at)], "labels": [1], "box": None, "multimask": True, "view": work.canvas.view},
+                {"points": [list(at)], "labels": [1], "box": None, "view": work.canvas.view, "is_preview": True},
                 done=self._on_preview,
                 lane="hover",
             )
@@ -410,6 +430,7 @@ class PromptControl:
             self._show_doubt(draft)
         self._shares.stop()
         if draft.is_empty:
+            self._end_slow()
             self._panel.set_shares((), "")
         elif candidate is not None and self._answered is not None:
             self._shares.show_soon()

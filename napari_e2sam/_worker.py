@@ -143,7 +143,9 @@ class Engine:
         if body.get("around"):
             prediction = predictor.refine(prompts, body["around"], multimask)
         else:
-            prediction = predictor.predict_prompts(prompts, multimask, body.get("view"))
+            # The pointer passes many places: none of them is worth a slow encoder pass.
+            view = None if body.get("is_preview") and not predictor.close_ups else body.get("view")
+            prediction = predictor.predict_prompts(prompts, multimask, view)
         self._last, self._shown = prediction, None
         answer: Arrays = {"logits": np.asarray(prediction.logits, np.float32)}
         crops = [prediction.crop(index) for index in range(len(prediction.scores))]

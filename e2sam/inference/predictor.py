@@ -63,7 +63,7 @@ class Predictor:
     close_ups
         Whether a small object is looked at closer as soon as its prompts name it (several points, or a box): the
         window around it is encoded at the model's full size, and the mask is of both looks. None: where an encoder
-        pass is quick, which is that of `tiny` and its students.
+        pass is quick, which is that of `tiny` and its students. False also keeps `predict` from looking at a `view`.
 
     Attributes
     ----------
@@ -104,6 +104,7 @@ class Predictor:
         self.model = model
         self.large_side = large_side
         self.close_ups = model.config.looks_closer if close_ups is None else close_ups
+        self._looks_at_views = close_ups is not False
         self.seconds_predict = 0.0
         self._encoder = WindowEncoder(model, cache_used)
         self._current: _Current | None = None
@@ -249,7 +250,8 @@ class Predictor:
             Three candidates (for an ambiguous prompt such as one click) rather than one.
         view
             What the user sees, (x0, y0, x1, y1): tells the scale to work at in a large stack. Of another, where it is
-            a small part of the image and an encoder pass is quick, the object is looked at in a window of its size.
+            a small part of the image, the object is looked at in a window of its size: the first click in a view costs
+            an encoder pass.
 
         Raises
         ------
@@ -265,7 +267,7 @@ class Predictor:
         before = self._answers.before(current.plan, prompts)
         answer = self._from_afar(current, prompts, multimask, before, view)
         is_named = prompts.box is not None or len(prompts.points) > 1
-        if self.close_ups and not current.is_large:
+        if self._looks_at_views and not current.is_large:
             seen = self._zoomed.look(current.windows, prompts, answer, before, view)
             if seen is not None:
                 self.seconds_predict += self._zoomed.seconds

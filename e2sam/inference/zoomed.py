@@ -30,7 +30,7 @@ class ZoomedLook:
     Parameters
     ----------
     model
-        One whose encoder pass is quick: there is one for each new window.
+        One whose encoder pass is slow looks at no wider window than the view for an object that is larger.
     encoder
         Of the model.
     decoder_lock
@@ -45,6 +45,7 @@ class ZoomedLook:
     def __init__(self, model: E2SAM, encoder: WindowEncoder, decoder_lock: threading.Lock) -> None:
         self.seconds = 0.0
         self._model = model
+        self._is_quick = model.config.looks_closer
         self._encoder = encoder
         self._decoder_lock = decoder_lock
 
@@ -77,6 +78,8 @@ class ZoomedLook:
             # Such as a part of something far larger.
             return None
         while windows.touches(window, seen.mask_box()):
+            if not self._is_quick:
+                return None
             wider = windows.wider_view(window, seen.mask_box())
             other = answer.prediction if wider is None else self._in_window(plan, wider, prompts, afar, before)
             if not is_confirmed(seen, other, window):
@@ -90,7 +93,7 @@ class ZoomedLook:
         self, plan: EncodingPlan, window: Box, prompts: Prompts, afar: Prediction, before: Answer | None
     ) -> Prediction:
         """All candidates as they are seen in a window, given the mask that the user saw there before."""
-        encoded = self._encoder.encode(plan, window, on_disk=False)
+        encoded = self._encoder.encode(plan, window, on_disk=not self._is_quick)
         start = time.perf_counter()
         embedding = self._encoder.embed(plan, encoded)
         mask = None

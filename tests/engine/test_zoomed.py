@@ -113,10 +113,31 @@ def test_the_whole_image_is_looked_at_where_that_shows_as_much(tiny: E2SAM) -> N
     assert predictor.encoder_passes == passes
 
 
-def test_a_model_whose_pass_is_slow_looks_from_afar() -> None:
-    predictor = Predictor(build_model(teacher_config("vit_test")).eval(), cache=False)
-    predictor.set_stack(image([ellipse(1200, 1200, 20)]), range(3))
+def test_a_model_whose_pass_is_slow_makes_one_for_the_clicks_of_a_view() -> None:
+    model = build_model(teacher_config("vit_test")).eval()
+    stack, view = image([ellipse(1200, 1200, 20)]), around(1200, 1200, 300)
+    predictor = Predictor(model, cache=False)
+    predictor.set_stack(stack, range(3))
     passes = predictor.encoder_passes
-    predictor.look_at(around(1200, 1200, 300))
-    assert predictor.predict([(1200, 1200)], view=around(1200, 1200, 300)).close_up is None
-    assert predictor.encoder_passes == passes
+    predictor.look_at(view)
+    assert predictor.encoder_passes == passes, "not before it is asked"
+    for x in (1180, 1200, 1220):
+        predictor.predict([(x, 1200)], view=view)
+    assert predictor.encoder_passes == passes + 1
+    distant = Predictor(model, cache=False, close_ups=False)
+    distant.set_stack(stack, range(3))
+    assert distant.predict([(1200, 1200)], view=view).close_up is None and distant.encoder_passes == passes
+
+
+def test_a_model_whose_pass_is_slow_sees_in_the_view_what_lies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `tiny`, were it slow; a larger object is looked at from afar, and no third pass is made for it."""
+    slow = load_model("tiny", device="cpu")
+    monkeypatch.setattr(type(slow.config), "looks_closer", False)
+    small, large = ellipse(1401.3, 902.8, 14), ellipse(1200, 1700, 400)
+    predictor = Predictor(slow, cache=False)
+    predictor.set_stack(image([small, large]), range(3))
+    assert iou(predictor.predict([(1401.3, 902.8)], view=around(1401, 902, 300)).mask(), small) > 0.85
+    passes = predictor.encoder_passes
+    found = predictor.predict([(1200, 1700)], view=around(1200, 1700, 300))
+    assert iou(found.mask(), large) > 0.85 and found.close_up is None
+    assert predictor.encoder_passes == passes + 1

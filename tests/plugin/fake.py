@@ -51,6 +51,7 @@ class FakePredictor:
         self.selection: tuple[int, ...] = ()
         self.names: tuple[str, ...] = ()
         self.is_large = False
+        self.close_ups = True
 
     def set_stack(self, stack: ChannelStack, channels: Any = "auto", recipes: Any = None) -> None:
         self.size, self.names = stack.size, stack.names

@@ -488,6 +488,10 @@ def test_the_newest_of_three_clicks_wins(window: Any, stack: ChannelStack, monke
     for x in (45.5, 70.5):
         _click(window, x, 30.5)
     assert len(session.draft.prompts.points) == 3
+    window.wait(lambda: "looks at this part" in window.widget.status.text())
+    window.controller.do("clear")
+    assert window.widget.status.text() == ""
+    window.controller.do("undo")
     may_answer.set()
     window.wait(lambda: session.draft.candidates)
     assert started == [1, 3] and not session.objects
