@@ -94,6 +94,11 @@ class Windows:
         is_shared = self._is_within_reach(view) if is_large else self._is_far_closer(window)
         return window if is_shared else None
 
+    def of_object(self, box: Box, is_large: bool) -> Box | None:
+        """The window in which an object shows to a user who has zoomed to it; None where the whole image will do."""
+        window = self._around(box, 2 * _extent(box))
+        return window if is_large or self._is_far_closer(window) else None
+
     def wider_view(self, window: Box, around: Box) -> Box | None:
         """The next larger such window; None where that is the whole image."""
         wider = self.larger(window, around)

@@ -36,6 +36,8 @@ __all__ = [
 
 # As `Predictor`.
 _LARGE_SIDE = 8192
+# Pixels between an object and the edge of a part that it is seen in.
+_MARGIN = 16
 # Share of a position, of 255, from which on an object makes it labelled.
 _LABELLED = 26
 
@@ -74,6 +76,8 @@ class LabelledScene:
         Normalization by channel name, where it is known.
     labelled
         Every labelled object of the image, whether it is one of `objects` or not.
+    composed
+        How the image, or the larger one that this is a part of, becomes the input of a model; None: not measured yet.
     """
 
     key: str
@@ -82,6 +86,7 @@ class LabelledScene:
     channels: tuple[str, ...] | None = None
     recipes: Mapping[str, ChannelRecipe] = field(default_factory=dict)
     labelled: tuple[MaskCrop, ...] = ()
+    composed: EncodingPlan | None = None
 
     def fitted(self) -> tuple[ChannelRecipe, ...] | None:
         """Recipes of all channels, the known ones among them; None where none is known."""
@@ -93,7 +98,55 @@ class LabelledScene:
 
     def plan(self, config: ModelConfig) -> EncodingPlan:
         """How the image becomes the input of a model."""
-        return Scene.of(self.stack, self.fitted()).plan(config, self.channels or "auto")
+        if self.composed is None:
+            return Scene.of(self.stack, self.fitted()).plan(config, self.channels or "auto")
+        if self.composed.stack is self.stack:
+            return self.composed
+        return replace(self.composed, scene=Scene.of(self.stack, self.fitted()))
+
+    def planned(self, config: ModelConfig) -> LabelledScene:
+        """The scene, measured and composed for a model once and for all of its parts and positions."""
+        return replace(self, composed=self.plan(config))
+
+    def parts(self, config: ModelConfig) -> list[LabelledScene]:
+        """The scene, or of a large image the windows that a user looks at who has zoomed to its objects.
+
+        In one frame for all of the image there would be next to nothing of them. Each part is a scene of its own,
+        normalized and composed as the whole image is.
+        """
+        windows = Windows(self.stack.size, config.image_size)
+        grouped: dict[Box, list[LabelledObject]] = {}
+        for one in self.objects:
+            there = (box for box in grouped if box != windows.whole and not windows.touches(box, one.mask.box, _MARGIN))
+            window = next(there, None) or windows.of_object(one.mask.box, not self.is_encoded_whole(config))
+            grouped.setdefault(window or windows.whole, []).append(one)
+        if set(grouped) == {windows.whole}:
+            return [self]
+        plan = self.plan(config)
+        recipes = dict(zip(self.stack.names, plan.scene.recipes, strict=True))
+        whole = replace(self, channels=plan.selected, recipes=recipes)
+        return [replace(whole, objects=tuple(objects))._part(box) for box, objects in grouped.items()]
+
+    def _part(self, box: Box) -> LabelledScene:
+        x0, y0, x1, y1 = box
+        size = self.stack.size
+        if box == (0, 0, size[1], size[0]):
+            return self
+        corner = np.array((x0, y0), np.float32)
+
+        def shifted(one: LabelledObject) -> LabelledObject:
+            prompts = one.prompts
+            kept = ((prompts.points >= corner) & (prompts.points <= (x1, y1))).all(axis=1)
+            around = (
+                None if prompts.box is None else np.clip(prompts.box, (x0, y0) * 2, (x1, y1) * 2) - np.tile(corner, 2)
+            )
+            moved = Prompts(prompts.points[kept] - corner, prompts.labels[kept], around)
+            return LabelledObject(one.mask.moved(-x0, -y0), moved)
+
+        seen = (mask.window(box) for mask in self.labelled if _overlap(mask.box, box))
+        labelled = (MaskCrop.of(window) for window in seen if window.any())
+        data = self.stack.read(slice(y0, y1), slice(x0, x1))
+        return self._moved(data, tuple(map(shifted, self.objects)), tuple(labelled))
 
     def flipped(self, axis: int) -> LabelledScene:
         """The scene mirrored top to bottom (axis 0) or left to right (axis 1)."""
@@ -256,11 +309,14 @@ def windows_of(scenes: Sequence[LabelledScene], config: ModelConfig) -> list[Tra
 def _labelled(scene: LabelledScene, targets: NDArray[np.uint8], window: Box, frame: Frame) -> NDArray[np.bool_]:
     covered = targets.max(0)
     for mask in scene.labelled:
-        x0, y0, x1, y1 = mask.box
-        if x0 < window[2] and y0 < window[3] and x1 > window[0] and y1 > window[1]:
+        if _overlap(mask.box, window):
             np.maximum(covered, coverage_on_logits(mask, window, frame), out=covered)
     labelled: NDArray[np.bool_] = covered >= _LABELLED
     return labelled
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and one[1] < other[3] and one[2] > other[0] and one[3] > other[1]
 
 
 def _by_window(scene: LabelledScene, config: ModelConfig) -> dict[Box, list[LabelledObject]]:

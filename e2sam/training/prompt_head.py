@@ -76,12 +76,14 @@ class PromptHead:
         """Divide the corrections, and load images and model."""
         corrections, stacks, notice = _corrections_of(data)
         base = load_model(config.model, device=config.device)
-        scenes = scenes_of(corrections, stacks, config.channels)
+        scenes = [scene.planned(base.config) for scene in scenes_of(corrections, stacks, config.channels)]
         places = [ObjectPlace(one.image.group, one.image.size, one.mask.box) for one in corrections]
 
         def head_of(division: Split, config: FinetuneConfig) -> PromptHead:
             sides = ([corrections[index] for index in side] for side in (division.train, division.held_out))
-            train, held_out = (_only(scenes, side) for side in sides)
+            train, held_out = (
+                [part for scene in _only(scenes, side) for part in scene.parts(base.config)] for side in sides
+            )
             return cls(config, base, train, held_out, division, notice=notice)
 
         given = _given(corrections)
@@ -244,7 +246,10 @@ class PromptHead:
         return replace(self._on_rgb(), crossed=tuple(run._on_rgb() for run in self.crossed))
 
     def _on_rgb(self) -> PromptHead:
-        sides = [[replace(scene, channels=_rgb(self, scene)) for scene in side] for side in (self.train, self.held_out)]
+        sides = [
+            [replace(scene, channels=_rgb(self, scene), composed=None) for scene in side]
+            for side in (self.train, self.held_out)
+        ]
         return replace(self, train=sides[0], held_out=sides[1])
 
 

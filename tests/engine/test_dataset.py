@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from e2sam.data.session import Conditions
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.evaluation.pictures import rgb_channels
 from e2sam.inference.frame import Frame
+from e2sam.modeling.build import teacher_config
 from e2sam.modeling.e2sam import ModelConfig
 from e2sam.training.clicking import box_prompts, click_in_error, first_click, pad_prompts, quick_clicks, user_prompts
 from e2sam.training.dataset import LabelledObject, LabelledScene, coverage_on_logits, readable, scenes_of, windows_of
@@ -170,3 +173,42 @@ def test_quick_score_of_a_model_that_is_right_and_takes_the_surer_view(brightnes
     picture[0, 0] = torch.from_numpy(targets.max(0) / 255 * np.where(np.arange(32)[:, None] < 16, 2.0, 5.0))
     scores = quick_clicks(brightness_model, picture, targets, np.ones((32, 32), bool), clicks=3)
     assert scores.clicks.shape == (2, 3) and (scores.clicks[:, 0] == 1).all() and scores.score == 1
+
+
+def small_scene(config, size=(1400, 1000), names=("R", "G", "B", "NIR")):
+    """Three small objects, two of them near each other, and one that is half of the image."""
+    stack = stack_of(size, names)
+    places = [(100, 900), (130, 930), (700, 200)]
+    masks = [MaskCrop.of(np.ones((9, 11), bool), x, y) for x, y in places] + [
+        MaskCrop.of(np.ones((700, 700), bool), 200, 300)
+    ]
+    points = [Prompts(np.array([[x + 5, y + 4], [5, 5]], np.float32), np.array([1, 0], np.int32)) for x, y in places]
+    objects = [LabelledObject(mask, prompts) for mask, prompts in zip(masks, [*points, Prompts()], strict=True)]
+    return LabelledScene("a", stack, tuple(objects), labelled=tuple(masks)).planned(config)
+
+
+def test_small_objects_of_a_large_image_are_learned_from_where_a_user_has_zoomed_to_them():
+    config = teacher_config("vit_test")
+    scene = small_scene(config)
+    near, far, whole = scene.parts(config)
+    assert [len(part.objects) for part in (near, far, whole)] == [2, 1, 1]
+    assert whole.stack is scene.stack and near.stack.size == (128, 128)
+    frame = Frame.of((128, 128), config)
+    for part, (x, y) in ((near, (100, 900)), (far, (700, 200))):
+        left, top = x - part.objects[0].mask.x0, y - part.objects[0].mask.y0
+        window = left, top, left + 128, top + 128
+        # Composed of the same channels, by the same recipes, as in the whole image.
+        found = part.plan(config).planes((0, 0, 128, 128), frame)
+        np.testing.assert_array_equal(found, scene.plan(config).planes(window, frame))
+        np.testing.assert_array_equal(part.stack.read(), scene.stack.read()[:, top : top + 128, left : left + 128])
+        # A point that does not lie there is left out.
+        assert part.objects[0].prompts.points.tolist() == [[x + 5 - left, y + 4 - top]]
+        assert part.channels == scene.plan(config).selected
+    assert len(near.labelled) == 2 and [mask.box for mask in near.labelled] == [one.mask.box for one in near.objects]
+    assert len(far.turned()) == 8 and far.turned()[5].plan(config).stack.size == (128, 128)
+
+
+def test_an_image_of_few_frames_is_learned_from_whole():
+    config = teacher_config("vit_test")
+    scene = small_scene(config, (1000, 1000))
+    assert scene.parts(replace(config, image_size=512)) == [scene]
