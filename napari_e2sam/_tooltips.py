@@ -85,6 +85,7 @@ TOOLTIPS: Mapping[str, str] = {
     "roll_back": "Go back to the model before the training.",
     # Batch
     "batch_source": "Folder of stacks, or one stack.",
+    "batch_folders": "The images of a folder are the channels of one stack, as bands of satellites often are.",
     "batch_target": "Where masks are written.",
     "batch_model": "tiny, vit_b, vit_l, vit_h, or a file.",
     "batch_axis": "Which axis holds the channels, counted from 0, where the files do not say; else leave it empty.",

@@ -57,6 +57,7 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="STACK_OR_DIR", help="stacks, folders of stacks, shift:DIR"
     )
+    parser.add_argument("--folders", action="store_true", help="the images of a folder are the channels of one stack")
     add_reading_arguments(parser)
     parser.add_argument("--teacher", default="tiny", metavar="M", help="tiny, vit_b, vit_l, vit_h or a file")
     parser.add_argument("--student", metavar="M", help="weights of the student's encoder, if not the teacher's")
@@ -153,7 +154,9 @@ def _stacks(options: argparse.Namespace) -> list[ChannelStack]:
     stacks = []
     images: dict[Path, dict[str, LabelledItem]] = {}
     # Each once, though a file is named beside its folder.
-    for source, item in dict.fromkeys((found.source, found.item) for found in search_stacks(options.paths)):
+    for source, item in dict.fromkeys(
+        (found.source, found.item) for found in search_stacks(options.paths, of_folders=options.folders)
+    ):
         if not item:
             stacks.append(read_stack(source, options.channel_axis, names, nodata=options.nodata))
             continue
@@ -212,14 +215,18 @@ def _add_finetune(commands: Any, common: argparse.ArgumentParser) -> None:
         "--held-out",
         type=share,
         metavar="0..0.5",
-        help="share of the labels to judge by (default 0.25; up to 8 objects: each by what others taught)",
+        help="share of the labels to judge by, above 0 (default 0.25; up to 8 objects: each by what others taught)",
     )
     parser.add_argument("--lora-rank", dest="rank", type=count, metavar="R", help="rank of the low-rank changes")
     parser.add_argument("--decoder", choices=("detail", "bmvc2023"), help="of the semantic head")
     parser.add_argument("--tile-size", type=count, metavar="PIXELS", help="semantic head: long side of a tile")
     parser.add_argument("--ignore-index", metavar="V", help="semantic head: label that is not counted, or none")
     parser.add_argument("--classes", metavar="A,B,C", help="semantic head: names in the order of the label values")
-    parser.add_argument("--twin", action=argparse.BooleanOptionalAction, help="also train on red, green, blue alone")
+    parser.add_argument(
+        "--twin",
+        action=argparse.BooleanOptionalAction,
+        help="also train on red, green, blue alone (default: where more is seen and the decoder alone learns)",
+    )
     parser.add_argument("--report", type=Path, metavar="PAGE", help="also write curves and figures, .html")
     _add_run_arguments(parser)
     parser.set_defaults(run=_finetune)

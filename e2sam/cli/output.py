@@ -44,14 +44,19 @@ def check_target(option: str, target: Path, suffixes: Sequence[str], inputs: Ite
     OutputError
         If its name, its folder or the file itself will not do.
     """
+    from e2sam.data.io import is_part_of
+
     if suffixes and target.suffix.lower() not in suffixes:
         raise OutputError(f"Expected {option} with a name ending in {' or '.join(suffixes)}, got {target.name!r}.")
     if not target.absolute().parent.is_dir():
         raise OutputError(f"Expected {option} in a folder that exists, got {target.parent}: make it first.")
     _check_writable(option, target if target.is_dir() else target.absolute().parent)
     for source in inputs:
-        if isinstance(source, str | Path) and target.exists() and Path(source).exists() and target.samefile(source):
-            raise OutputError(f"Expected {option} to be another file than what is read, got {target}: name a new one.")
+        if isinstance(source, str | Path) and is_part_of(target, Path(source)):
+            raise OutputError(
+                f"Expected {option} to be another file than what is read, and no image in the folder of a stack, got "
+                f"{target}: name a new one."
+            )
 
 
 def check_folder(option: str, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_log = logging.getLogger(__name__)
+
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add `segment`, `auto` and `predict`."""
@@ -66,7 +69,9 @@ def _add_segment(commands: Any, common: argparse.ArgumentParser) -> None:
         "--explain", action="store_true", help="also say how the mask changes without each selected channel"
     )
     _add_model_arguments(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="mask, .tif or .png")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="mask, .tif or .png: 1 on the object, else 0"
+    )
     parser.set_defaults(run=_segment)
 
 
@@ -97,6 +102,7 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
         epilog="example: e2sam predict scenes/ --model tiny --out labels/",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="STACK_OR_DIR", help="stacks, or folders of stacks")
+    parser.add_argument("--folders", action="store_true", help="the images of a folder are the channels of one stack")
     add_reading_arguments(parser)
     _add_model_arguments(parser)
     _add_automatic_arguments(parser)
@@ -187,7 +193,10 @@ def _segment(options: argparse.Namespace) -> None:
 
 def _segment_lines(result: dict[str, Any]) -> Iterator[str]:
     x0, y0, x1, y1 = result["bbox"]
-    yield f"{result['out']}: {result['area']} pixels in {x0},{y0} .. {x1},{y1}, predicted IoU {result['score']:.2f}"
+    if not result["area"]:
+        yield f"{result['out']}: an empty mask, the model sees no object there"
+    else:
+        yield f"{result['out']}: {result['area']} pixels in {x0},{y0} .. {x1},{y1}, predicted IoU {result['score']:.2f}"
     seconds = result["seconds"]
     yield f"channels: {', '.join(result['channels'])}"
     yield f"{seconds['encode']:.2f} s to encode, {seconds['predict']:.3f} s to predict"
@@ -244,7 +253,7 @@ def _predict(options: argparse.Namespace) -> None:
         probability=options.probability,
         overwrite=options.overwrite,
     )
-    tasks = find_stacks(options.paths, options.out)
+    tasks = find_stacks(options.paths, options.out, options.folders)
     check_folder("--out", options.out)
     if options.progress:
         # Who reads it may ask to stop: also a window started in the background, where the signal is ignored.
@@ -253,8 +262,14 @@ def _predict(options: argparse.Namespace) -> None:
     with closing(predict_many(tasks, options.model, batch)) as done:
         for result in progress(done, len(tasks), "stacks"):
             results.append(replace(result, error=in_command_words(result.error)))
+            for note in result.notes:
+                _log.info(note)
             if options.progress:
                 tell(len(results), len(tasks), next(_predict_lines(results[-1:])))
+    if len(results) > 1 and not options.folders and all(result.channels == 1 for result in results):
+        _log.info(
+            "Each stack has one channel: where the images of a folder are the bands of one scene, give --folders."
+        )
     failed = [result for result in results if result.error]
     emit(
         {

@@ -18,6 +18,8 @@ _WORDS = (
     ("pass the value that means unlabelled as ignore index.", "give the value of unlabelled with --ignore-index."),
     ("start without resume.", "start without --resume."),
     ("give channel_axis", "give --channel-axis"),
+    ("Give channel_axis (--channel-axis)", "Give --channel-axis"),
+    ("give stack_id (--stack)", "name one with --stack N"),
     (" (--channel-axis)", ""),
 )
 

@@ -215,7 +215,7 @@ def _load_stack_of(item: LabelledItem) -> ChannelStack:
 
 def _corrections_of_item(dataset: LabelledSet, item: LabelledItem, minimum_area: int) -> Iterator[Correction]:
     stack, labels = item.load()
-    image = CorrectionImage(item.name, stack.size, partial(_load_stack_of, item), item.split)
+    image = CorrectionImage(item.name, stack.size, partial(_load_stack_of, item), item.split, item.series)
     del stack
     for label, whole in masks_of_labels(labels):
         if label == dataset.ignore_index:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from e2sam._version import __version__
 from e2sam.data.checks import check_kind, checked_path, shown
 from e2sam.data.file_names import short_names
-from e2sam.data.io import write_labels
+from e2sam.data.io import is_part_of, write_labels
 from e2sam.data.masks import MaskCrop
 from e2sam.data.polygons import Polygon, polygons_of, signed_area
 from e2sam.data.rle import encode_rle
@@ -86,7 +86,7 @@ def export(
         raise SessionError(f"Expected at least 1 {what} to export, got none in {session.path.name}.")
     target = checked_path(out, "a file or folder to write", SessionError)
     images = [path for record in session.stacks() for path in record.paths]
-    if target.exists() and any(path.exists() and target.samefile(path) for path in (session.path, *images)):
+    if any(is_part_of(target, path) for path in (session.path, *images)):
         raise SessionError(f"Expected another file than the session and its images, got {target}: name a new one.")
     count = sum(len(chosen.objects(*place)) for place in chosen.places)
     if format in ("coco", "geojson"):
@@ -239,7 +239,9 @@ def _geojson(chosen: _Chosen) -> dict[str, Any]:
     systems = {_system(session.stack(stack_id).geo) for stack_id, _ in chosen.places}
     if len(systems) > 1:
         shown = ", ".join(sorted(map(str, systems)))
-        raise SessionError(f"Expected stacks of one reference system in a GeoJSON, got {shown}: choose one stack.")
+        raise SessionError(
+            f"Expected stacks of one reference system in a GeoJSON, got {shown}: give stack_id (--stack)."
+        )
     names = {one.id: one.name for one in session.classes()}
     features = []
     for place in chosen.places:

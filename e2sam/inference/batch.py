@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -21,8 +20,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from e2sam.data.io import STACK_SUFFIXES, read_stack, write_labels
+from e2sam.data.io import STACK_SUFFIXES, read_with_notes, write_labels
 from e2sam.data.io.datasets import open_dataset
+from e2sam.data.io.labels import is_labels_name
 from e2sam.data.io.zarr_store import is_zarr
 from e2sam.data.stack import ChannelStack
 from e2sam.errors import E2SamError, StackError
@@ -46,8 +46,6 @@ __all__ = [
 _SUFFIX = "_labels.tif"
 # Sets in the layouts of E2SAM's release; see `open_dataset`.
 _SETS = ("shift:", "h8:")
-# What this and other commands write, scenes of a series included, and what `finetune` reads as labels.
-_LABELS = re.compile(r"_(labels|percent)(_\d{4,})*\.tiff?$|_labels\.png$", re.IGNORECASE)
 # A worker that dies takes the stacks that it worked on with it; each is tried this often.
 _ATTEMPTS = 3
 _CONNECT_TIMEOUT_S = 20
@@ -138,6 +136,10 @@ class BatchResult:
         Whether the labels were there already.
     error
         One line, empty where all went well.
+    channels
+        Number of channels of the stack; 0 where it was not read.
+    notes
+        What its user should know of how it was read.
     """
 
     source: str
@@ -147,10 +149,12 @@ class BatchResult:
     seconds: float = 0.0
     skipped: bool = False
     error: str = ""
+    channels: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
-    """Stacks behind files and folders (searched through), each with its place under `out`.
+def find_stacks(paths: Sequence[Path], out: Path, of_folders: bool = False) -> list[BatchTask]:
+    """Stacks behind files and folders (searched through), each with its place under `out`; see `search_stacks`.
 
     Raises
     ------
@@ -159,7 +163,7 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
         written over a stack.
     """
     tasks: dict[Path, BatchTask] = {}
-    for found in search_stacks(paths, out):
+    for found in search_stacks(paths, out, of_folders):
         _add(tasks, BatchTask(found.source, out / f"{found.place}{_SUFFIX}", found.item))
     sources = {task.source.resolve() for task in tasks.values()}
     over = next((target for target in tasks if target.resolve() in sources), None)
@@ -168,10 +172,10 @@ def find_stacks(paths: Sequence[Path], out: Path) -> list[BatchTask]:
     return list(tasks.values())
 
 
-def search_stacks(paths: Sequence[Path], out: Path | None = None) -> Iterator[FoundStack]:
+def search_stacks(paths: Sequence[Path], out: Path | None = None, of_folders: bool = False) -> Iterator[FoundStack]:
     """Stacks behind files, zarr stores, sets such as `shift:DIR`, and folders (searched through, but for `out`).
 
-    What is named twice is found twice.
+    What is named twice is found twice. With `of_folders` the images of a folder are the channels of one stack.
 
     Raises
     ------
@@ -187,10 +191,13 @@ def search_stacks(paths: Sequence[Path], out: Path | None = None) -> Iterator[Fo
         if not path.is_dir() or is_zarr(path):
             yield FoundStack(path, Path(path.stem))
             continue
-        below = sorted(_stacks_below(path, out))
+        below = sorted(set(_stacks_below(path, out, of_folders)))
         if not below:
             raise StackError(f"Expected stacks ({', '.join(STACK_SUFFIXES)}, zarr) in {path}, found none.")
-        yield from (FoundStack(source, source.parent.relative_to(path) / source.stem) for source in below)
+        for source in below:
+            # A folder that is one stack keeps its name, dots included; so does the one that was named.
+            name = source.stem if is_zarr(source) or source.is_file() else source.absolute().name
+            yield FoundStack(source, (source.parent.relative_to(path) if source != path else Path()) / name)
 
 
 def _add(tasks: dict[Path, BatchTask], task: BatchTask) -> None:
@@ -200,14 +207,15 @@ def _add(tasks: dict[Path, BatchTask], task: BatchTask) -> None:
         raise StackError(f"Expected one stack for each label file, got {both}: rename one.")
 
 
-def _stacks_below(folder: Path, out: Path | None) -> Iterator[Path]:
+def _stacks_below(folder: Path, out: Path | None, of_folders: bool) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         within = Path(place)
         stores = [name for name in folders if is_zarr(within / name)]
         # Chunks of a store are no stacks, and what was written to `out` is none to read.
         folders[:] = [name for name in folders if name not in stores and within / name != out]
-        images = [name for name in files if Path(name).suffix.lower() in STACK_SUFFIXES and not _LABELS.search(name)]
-        yield from (within / name for name in (*stores, *images) if not name.startswith("."))
+        images = [name for name in files if Path(name).suffix.lower() in STACK_SUFFIXES and not is_labels_name(name)]
+        found = (within / name for name in (*stores, *images) if not name.startswith("."))
+        yield from (within if of_folders and path.name in images else path for path in found)
 
 
 def predict_many(
@@ -277,7 +285,8 @@ def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResu
     try:
         # A model that cannot be loaded fails for every stack alike, and says so for each.
         loaded = _loaded(model, options.device, options.exact)
-        stack = _read(task, options)
+        stack, notes = _read(task, options)
+        result = replace(result, channels=stack.num_channels, notes=tuple(notes))
         task.target.parent.mkdir(parents=True, exist_ok=True)
         with loaded.lock:
             objects = sum(
@@ -292,12 +301,12 @@ def predict_one(task: BatchTask, model: str, options: BatchOptions) -> BatchResu
     return replace(result, objects=objects, what=what, seconds=time.perf_counter() - start)
 
 
-def _read(task: BatchTask, options: BatchOptions) -> ChannelStack:
+def _read(task: BatchTask, options: BatchOptions) -> tuple[ChannelStack, list[str]]:
     if task.item:
         images = {item.name: item for item in open_dataset(str(task.source))}
-        return images[task.item].load()[0]
+        return images[task.item].load()[0], []
     names = None if options.channel_names is None else list(options.channel_names)
-    return read_stack(task.source, options.channel_axis, names, nodata=options.nodata)
+    return read_with_notes(task.source, options.channel_axis, names, nodata=options.nodata)
 
 
 def _target_of(target: Path, index: tuple[int, ...]) -> Path:

@@ -417,10 +417,12 @@ def _message(before: Mapping[str, Any], after: Mapping[str, Any], accepted: bool
         first = "if all were the commonest class" if before.get("is_commonest_class") else "before"
         what = f"mean IoU {_shown(before['miou'])} {first}, {_shown(after['miou'])} after"
     else:
-        what = (
-            f"IoU after one click {before['iou']['1']:.2f} before, {after['iou']['1']:.2f} after; clicks to 85 %: "
-            f"{before['noc']['85']:.1f} before, {after['noc']['85']:.1f} after"
+        figures = (
+            ("IoU after one click", ".2f", before["iou"]["1"], after["iou"]["1"]),
+            ("over five clicks and a box", ".3f", before["score"], after["score"]),
+            ("clicks to 70..90 %", ".1f", before["clicks"], after["clicks"]),
         )
+        what = "; ".join(f"{name} {first:{form}} before, {then:{form}} after" for name, form, first, then in figures)
     taken = "The new model is better" if accepted else "The old model was kept, because the new one is not better"
     return f"{taken}. On held-out labels: {what}."
 

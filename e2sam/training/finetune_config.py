@@ -16,6 +16,7 @@ __all__ = ["FinetuneConfig", "FinetuneResult"]
 
 HEADS = ("prompt", "semantic")
 PRESETS = ("", "bmvc2023")
+_LEAST_TILE = 32
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class FinetuneConfig:
         object.__setattr__(self, "out", checked_out(self.out))
         check_whole(self, steps=0, batch_size=0, judged_objects=1, judged_clicks=1, late_blocks=1, rank=1, patience=0)
         check_whole(self, tile_size=0, checkpoint_every=0, validate_every=0)
+        if 0 < self.tile_size < _LEAST_TILE:
+            raise TrainingError(f"Expected tiles of at least {_LEAST_TILE} pixels, got {self.tile_size}.")
         if not 0 < self.held_out <= 0.5:
             raise TrainingError(f"Expected a held-out share in (0, 0.5], got {self.held_out}.")
         for name, allowed in (("head", HEADS), ("tune", ("", *TUNES)), ("preset", PRESETS)):

@@ -237,9 +237,7 @@ class PromptHead:
         """The same labels seen through red, green and blue alone."""
         wanted = self.config.twin if self.config.twin is not None else (self.config.tune or "decoder") == "decoder"
         scenes = (*self.train, *self.held_out)
-        if not wanted or all(
-            scene.channels is not None and set(scene.channels) == set(_rgb(self, scene)) for scene in scenes
-        ):
+        if not wanted or all(set(scene.plan(self.base.config).selected) == set(_rgb(self, scene)) for scene in scenes):
             return None
         if any(len(_rgb(self, scene)) < 3 for scene in scenes):
             return None

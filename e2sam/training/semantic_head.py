@@ -26,7 +26,7 @@ from e2sam.modeling.semantic import build_semantic_decoder
 from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.training.judging import SemanticFigures, commonest_class, judge_classes
 from e2sam.training.semantic import SemanticImage, SemanticModule, SemanticSettings, SemanticTask, SemanticTiles
-from e2sam.training.split import split_images, split_pixels
+from e2sam.training.split import split_pixels, split_series
 from e2sam.training.task import Outcome, TrainingTask
 from e2sam.training.tuning import set_trained
 from e2sam.weights.zoo import load_model
@@ -307,7 +307,7 @@ def _divide(
         ]
         return sides[0], sides[1], "given"
     if len(images) > 1:
-        split = split_images([image.name for image in images], config.held_out, config.seed)
+        split = split_series([item.series or item.name for item in items], config.held_out, config.seed)
         return [images[index] for index in split.train], [images[index] for index in split.held_out], "image"
     _, labels = images[0].load()
     trained, held = split_pixels(labels, ignore_index, config.held_out, config.seed)

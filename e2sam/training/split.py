@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter
 
 from e2sam.errors import TrainingError
 
-__all__ = ["ObjectPlace", "Split", "cross_objects", "split_images", "split_objects", "split_pixels"]
+__all__ = ["ObjectPlace", "Split", "cross_objects", "split_images", "split_objects", "split_pixels", "split_series"]
 
 _FEW = 8
 
@@ -149,6 +149,28 @@ def split_images(images: Sequence[str], share: float = 0.25, seed: int = 0) -> S
     order = sorted(range(len(images)), key=lambda index: (_draw(seed, images[index]), index))
     wanted = min(len(images) - 1, max(1, round(share * len(images))))
     return Split(tuple(sorted(order[wanted:])), tuple(sorted(order[:wanted])))
+
+
+def split_series(series: Sequence[str], share: float = 0.25, seed: int = 0) -> Split:
+    """Hold out about a share of images, of which those of one series or volume show the same and stay together.
+
+    Of one series alone its last planes are held out, and the one before them, which is like them, is dropped.
+
+    Parameters
+    ----------
+    series
+        Of each image, in order; one by itself has a name of its own.
+    """
+    names = list(dict.fromkeys(series))
+    if len(names) > 1:
+        held = {names[index] for index in split_images(names, share, seed).held_out}
+        train, held_out = (
+            tuple(index for index, name in enumerate(series) if (name in held) == side) for side in (False, True)
+        )
+        return Split(train, held_out)
+    first = len(series) - min(len(series) - 1, max(1, round(share * len(series))))
+    last = max(1, first - 1) if len(series) > 2 else first
+    return Split(tuple(range(last)), tuple(range(first, len(series))), tuple(range(last, first)))
 
 
 def split_pixels(

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from magicgui.widgets import Container, FileEdit, LineEdit
+from magicgui.widgets import CheckBox, Container, FileEdit, LineEdit
 from qtpy.QtCore import QProcess, Qt
 from qtpy.QtWidgets import (
     QHBoxLayout,
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from e2sam.data.io import STACK_SUFFIXES, read_stack
+from e2sam.data.io.labels import is_labels_name
 from e2sam.errors import StackError
 from napari_e2sam._jobs import Tasks
 from napari_e2sam._tooltips import TOOLTIPS, set_tooltips
@@ -51,6 +52,7 @@ class BatchWidget(QWidget):
         set_tooltips(self)
         self.source.changed.connect(lambda: self.read_channels())
         self.axis.changed.connect(lambda: self.read_channels())
+        self.folders.changed.connect(lambda: self.read_channels())
         self.start.clicked.connect(self._on_start)
         self.cancel.clicked.connect(self._on_cancel)
 
@@ -61,7 +63,9 @@ class BatchWidget(QWidget):
         )
         self.model = LineEdit(label="Model", value="tiny", tooltip=TOOLTIPS["batch_model"])
         self.axis = LineEdit(label="Channel axis", value="", tooltip=TOOLTIPS["batch_axis"])
-        self.form = Container(widgets=[self.source, self.target, self.model, self.axis], labels=True)
+        self.folders = CheckBox(label="", text="Each folder is one stack", tooltip=TOOLTIPS["batch_folders"])
+        fields = [self.source, self.folders, self.target, self.model, self.axis]
+        self.form = Container(widgets=fields, labels=True)
         self.channels = QListWidget(objectName="batch_channels")
         self.channels.setMaximumHeight(_LIST_HEIGHT)
         self.start = QPushButton("Start")
@@ -98,15 +102,20 @@ class BatchWidget(QWidget):
         return [
             "-m", "e2sam.cli.main", "predict", str(self.source.value),
             "--model", self.model.value, "--out", str(self.target.value), "--json", "--progress",
+            *(("--folders",) if self.folders.value else ()),
             *(("--channels", ",".join(chosen)) if chosen else ()),
             *(("--channel-axis", axis) if axis else ()),
         ]  # fmt: skip
 
     def read_channels(self) -> None:
         """List the channels of the first stack; those that were ticked stay so."""
-        source, axis = Path(self.source.value), str(self.axis.value).strip()
+        source, axis, of_folders = Path(self.source.value), str(self.axis.value).strip(), bool(self.folders.value)
         self._tasks.run(
-            lambda: read_stack(_first_stack(source), int(axis) if axis.lstrip("-").isdigit() else axis or None).names,
+            lambda: (
+                read_stack(
+                    _first_stack(source, of_folders), int(axis) if axis.lstrip("-").isdigit() else axis or None
+                ).names
+            ),
             self._show_channels,
             self._fail,
             lane="channels",
@@ -183,15 +192,15 @@ class BatchWidget(QWidget):
             self.status.setText("Working")
 
 
-def _first_stack(source: Path) -> Path:
-    """The stack whose channels stand for all."""
+def _first_stack(source: Path, of_folders: bool) -> Path:
+    """The stack whose channels stand for all: a file, or the folder of its channels."""
     if not source.is_dir() or source.suffix.lower() == ".zarr":
         return source
     found = (path for path in source.rglob("*") if path.suffix.lower() in STACK_SUFFIXES)
-    first = next((path for path in found if not path.stem.endswith("_labels")), None)
+    first = next((path for path in found if not is_labels_name(path.name)), None)
     if first is None:
         raise StackError(f"Expected a folder of stacks, got none in {source}.")
-    return first
+    return first.parent if of_folders else first
 
 
 def _summary(output: str) -> str:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 import zarr
+from PIL import Image
 
 from e2sam.data.io import read_labels
 from e2sam.errors import E2SamError, StackError
@@ -117,6 +118,25 @@ def test_a_search_asks_for_no_label_names(folder: Path) -> None:
     (folder / "below" / "a.npy").write_bytes(b"")
     paths = [folder / "a.npy", folder / "below" / "a.npy"]
     assert list(search_stacks(paths)) == [FoundStack(path, Path("a")) for path in paths]
+
+
+def test_a_folder_of_bands_is_one_stack_where_that_is_asked_for(tmp_path: Path, model: str) -> None:
+    for scene in ("S2A.1", "S2B"):
+        for band in ("B02", "B03", "B04", "B08"):
+            (tmp_path / "scenes" / scene).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20, 24), 9, np.uint8)).save(tmp_path / "scenes" / scene / f"{band}.png")
+    (tmp_path / "scenes" / "S2B" / "rgb_labels.png").write_bytes(b"")
+    out = tmp_path / "out"
+    tasks = find_stacks([tmp_path / "scenes"], out, of_folders=True)
+    assert [(task.source.name, task.target.relative_to(out)) for task in tasks] == [
+        ("S2A.1", Path("S2A.1_labels.tif")),
+        ("S2B", Path("S2B_labels.tif")),
+    ]
+    (task,) = find_stacks([tmp_path / "scenes" / "S2B"], out, of_folders=True)
+    assert task == tasks[1] and len(find_stacks([tmp_path / "scenes"], out)) == 8
+    result = predict_one(task, model, OPTIONS)
+    assert (result.channels, result.error) == (4, "")
+    assert result.notes == ("Left out as labels: 1 of 5 images in S2B.",)
 
 
 def test_labels_are_written_and_not_made_again(folder: Path, tmp_path: Path, model: str) -> None:

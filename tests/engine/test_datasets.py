@@ -8,8 +8,11 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
+from e2sam.data.corrections import CorrectionSet
+from e2sam.data.io import read_labels
 from e2sam.data.io.datasets import SHIFT_CLASSES, decode_depth, open_dataset
 from e2sam.data.masks import MaskCrop
 from e2sam.data.session import NewObject, Session
@@ -86,6 +89,60 @@ def test_pairs_in_split_folders(tmp_path: Path) -> None:
     assert [(item.name, item.split) for item in found] == [("train/one", "train"), ("val/one", "val")]
     assert found.kind == "classes"
     assert [item.name for item in found.of_split("val")] == ["val/one"]
+
+
+def test_every_kind_of_image_is_paired_and_labels_alone_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    planes = np.arange(2 * 12 * 16, dtype=np.uint8).reshape(2, 12, 16)
+    tifffile.imwrite(tmp_path / "a.btf", planes, photometric="minisblack", metadata={"axes": "CYX"})
+    store = zarr.create_array(tmp_path / "b.zarr", shape=planes.shape, dtype="uint8")
+    store[:] = planes
+    (tmp_path / "S2A.SAFE").mkdir()
+    for band, plane in zip(("B02", "B03"), planes, strict=True):
+        tifffile.imwrite(tmp_path / "S2A.SAFE" / f"{band}.tif", plane)
+    for name in ("a", "b", "S2A.SAFE", "away", "afar"):
+        imagecodecs.imwrite(tmp_path / f"{name}_labels.png", np.ones((12, 16), np.uint8))
+    found = open_dataset(tmp_path)
+    assert [item.name for item in found] == ["S2A.SAFE", "a", "b"]
+    assert "No image beside 2 of the labels" in caplog.text and "afar_labels.png, away_labels.png" in caplog.text
+    for item in found:
+        np.testing.assert_array_equal(item.load()[0].read(), planes)
+    np.save(tmp_path / "a.npy", planes)
+    with pytest.raises(StackError, match="several named a"):
+        open_dataset(tmp_path)
+
+
+def test_labels_of_planes_are_paired_as_they_are_exported_and_predicted(tmp_path: Path) -> None:
+    volume = np.arange(2 * 3 * 2 * 12 * 16).reshape(2, 3, 2, 12, 16).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "cells.tif", volume, photometric="minisblack", metadata={"axes": "TZCYX"})
+    names = {
+        "cells_labels.tif": (0, 0),
+        "cells_T001_Z002_labels.tif": (1, 2),
+        "cells_labels_0000_0001.tif": (0, 1),
+    }
+    for number, name in enumerate(names, 1):
+        tifffile.imwrite(tmp_path / name, np.full((12, 16), number, np.uint8))
+    found = {item.name: item for item in open_dataset(tmp_path)}
+    assert set(found) == {"cells", "cells_0001_0002", "cells_0000_0001"}
+    assert {item.series for item in found.values()} == {"cells"}
+    for number, at in enumerate(names.values(), 1):
+        name = "cells" if number == 1 else f"cells_{at[0]:04d}_{at[1]:04d}"
+        stack, labels = found[name].load()
+        np.testing.assert_array_equal(stack.read(), volume[at])
+        assert labels[0, 0] == number
+    assert {one.image.group for one in CorrectionSet.from_dataset(open_dataset(tmp_path))} == {"cells"}
+    tifffile.imwrite(tmp_path / "cells_labels_0007_0000.tif", np.ones((12, 16), np.uint8))
+    with pytest.raises(StackError, match=r"one of 2 x 3 planes of cells.tif, got labels of \(7, 0\)"):
+        [item.load() for item in open_dataset(tmp_path)]
+
+
+def test_labels_of_several_pages_are_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as writer:
+        for number in (1, 2):
+            writer.write(np.full((6, 7), number, np.uint8))
+    with pytest.raises(StackError, match=r"Expected one label image in .*, got 2"):
+        read_labels(tmp_path / "pages.tif")
 
 
 def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:

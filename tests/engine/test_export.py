@@ -12,6 +12,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,17 @@ def test_the_session_and_its_images_are_never_written_over(tmp_path: Path, forma
     assert image.read_bytes() == before
     with Session.open(tmp_path / "a.e2sam", create=False) as session:
         assert len(session.objects(1, ())) == 1
+        # A folder of channels, and a store.
+        (tmp_path / "bands").mkdir()
+        for band in ("red", "nir"):
+            tifffile.imwrite(tmp_path / "bands" / f"{band}.tif", np.zeros(SIZE, np.uint8))
+        store = zarr.create_array(tmp_path / "a.zarr", shape=(2, *SIZE), dtype="uint8")
+        store[:] = 1
+        for source in ("bands", "a.zarr"):
+            session.add_stack(read_stack(tmp_path / source))
+        for out in (tmp_path / "bands" / "red.tif", tmp_path / "bands" / "new.png", tmp_path / "a.zarr" / "zarr.json"):
+            with pytest.raises(SessionError, match="another file than the session and its images"):
+                export(session, format, out)
 
 
 def test_the_image_is_not_needed_and_overlap_is_kept(session: Session, tmp_path: Path) -> None:

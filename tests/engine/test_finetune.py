@@ -322,6 +322,8 @@ def test_twin_sees_red_green_and_blue_alone(tmp_path, base, corrections):
     assert {scene.channels for scene in twin.train} == {("R", "G", "B")}
     assert [len(scene.objects) for scene in twin.train] == [len(scene.objects) for scene in head.train]
     assert PromptHead.open(corrections, config(tmp_path, base, twin=True, channels=("G", "B", "R"))).twin() is None
+    colours = PromptHead.open(corrections, config(tmp_path, base, twin=True, channels=None))
+    assert (colours.twin() is None) == (set(colours.train[0].plan(colours.base.config).selected) == set("RGB"))
     steps, result = run(corrections, config(tmp_path, base, steps=1, twin=True, channels=("NIR", "depth")))
     assert result.twin["objects"] == 1 and steps[-1].total == 2
     assert [step.step for step in steps] == sorted(step.step for step in steps)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_cdt
 
 from e2sam.errors import TrainingError
-from e2sam.training.split import ObjectPlace, cross_objects, split_images, split_objects, split_pixels
+from e2sam.training.split import ObjectPlace, cross_objects, split_images, split_objects, split_pixels, split_series
 
 
 def place(x0, y0, width=10, height=10, image="a", size=(200, 300)):
@@ -163,3 +163,15 @@ def test_nothing_to_split_is_an_error():
         split_pixels(np.zeros((50, 50), np.uint8), ignore_index=0)
     with pytest.raises(TrainingError, match="at least 2"):
         split_images(["a"])
+
+
+def test_planes_of_one_series_stay_on_one_side():
+    series = ["a", "a", "b", "c", "c", "c", "d"]
+    for seed in range(4):
+        split = split_series(series, seed=seed)
+        sides = [{series[index] for index in side} for side in (split.train, split.held_out)]
+        assert not sides[0] & sides[1] and sides[0] | sides[1] == set("abcd")
+    alone = split_series(["a"] * 8)
+    assert (alone.train, alone.dropped, alone.held_out) == ((0, 1, 2, 3, 4), (5,), (6, 7))
+    assert split_series(["a", "a"]).held_out == (1,) and split_series(["a", "a"]).train == (0,)
+    assert split_series(["a"] * 3).held_out == (2,) and split_series(["a"] * 3).train == (0,)

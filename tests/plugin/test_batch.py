@@ -53,6 +53,13 @@ def test_a_batch_is_cancelled_and_channels_are_read(qtbot: Any, tmp_path: Path, 
     widget.axis.value = "1"
     qtbot.waitUntil(lambda: widget.channels.count() == 6, timeout=60_000)
     assert widget.command[-2:] == ["--channel-axis", "1"]
+    widget.axis.value = ""
+    (tmp_path / "unclear.npy").unlink()
+    for band in ("red", "nir"):
+        np.save(tmp_path / f"{band}.npy", np.zeros((40, 48), np.uint8))
+    widget.folders.value = True
+    qtbot.waitUntil(lambda: [widget.channels.item(row).text() for row in range(2)] == ["nir", "red"], timeout=60_000)
+    assert "--folders" in widget.command
 
     # A stand-in that tells of two stacks, works on the third, and stops when it is asked to.
     script = (

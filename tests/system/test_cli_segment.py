@@ -83,6 +83,18 @@ def test_what_is_read_is_never_written_over(
         assert (code, printed, error.count("\n")) == (2, "", 1)
         assert "another file than what is read" in error
     assert stack_path.read_bytes() == before
+    # Nor is a folder of channels: an image written there would be one more of them.
+    bands = tmp_path / "bands"
+    bands.mkdir()
+    for name in ("red", "nir"):
+        tifffile.imwrite(bands / f"{name}.tif", np.full((32, 40), 7, np.uint8))
+    for out in (bands / "red.tif", bands / "mask.png"):
+        code, _, error = call(capsys, command[0], bands, *command[1:], "--model", model, "--out", out)
+        assert code == 2 and "no image in the folder of a stack" in error
+    assert sorted(path.name for path in bands.iterdir()) == ["nir.tif", "red.tif"]
+    out = bands / "a_labels.tif"
+    assert call(capsys, command[0], bands, *command[1:], "--model", model, "--out", out)[0] == 0
+    assert read_stack(bands).names == ("nir", "red") and out.is_file()
 
 
 def test_tiles_too_small_to_see_anything_in_are_refused(

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,18 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from e2sam.data.io.labels import read_labels
+from e2sam.data.io.labels import is_labels_name, read_labels
+from e2sam.data.io.registry import STACK_SUFFIXES, read_stack
+from e2sam.data.io.zarr_store import is_zarr
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import StackError
 
 __all__ = ["H8_CHANNELS", "SHIFT_CLASSES", "LabelledItem", "LabelledSet", "decode_depth", "open_dataset"]
 
-_LABEL_SUFFIXES = (".png", ".tif", ".tiff")
-_STACK_SUFFIXES = (".tif", ".tiff", ".npy", ".npz", ".png", ".jpg", ".jpeg")
+# As `export` names the planes of a series (NAME_T000_Z001_labels) and as `predict` does (NAME_labels_0000_0001).
+_LABELS = re.compile(r"(?P<name>.+?)(?P<axes>(_[TZ]\d{3,})*)_labels(?P<numbers>(_\d{4,})*)\.(?i:png|tiff?)")
+_MOST_NAMED = 5
+_log = logging.getLogger(__name__)
 _SPLITS = ("train", "val", "test")
 _DATA = "a session (.e2sam), a folder of images with labels, shift:DIR or h8:DIR"
 
@@ -77,11 +83,14 @@ class LabelledItem:
         "train", "val", "test", or "" where the set does not say.
     loader
         Reads it.
+    series
+        What the planes of one series or volume share; "" for an image by itself.
     """
 
     name: str
     split: str
     loader: Loader
+    series: str = ""
 
     def load(self) -> tuple[ChannelStack, NDArray[np.int32]]:
         """The stack, and its labels (H, W) int32.
@@ -135,8 +144,9 @@ def open_dataset(spec: str | Path, kind: str | None = None) -> LabelledSet:
     Parameters
     ----------
     spec
-        - a folder of pairs: `NAME.tif` (or .npy, .png, ...) beside `NAME_labels.png` or `.tif`, 0 = unlabelled; in
-          subfolders `train`, `val`, `test` where there is a split;
+        - a folder of pairs: `NAME.tif` (or .npy, .png, a zarr store, a folder of channels, ...) beside
+          `NAME_labels.png` or `.tif`, 0 = unlabelled; of a series, labels of a plane as `export` and `predict` name
+          them; in subfolders `train`, `val`, `test` where there is a split;
         - `shift:DIR`: SHIFT, `DIR/imgRGB/<sequence>/<frame>_img_front.jpg` with `depth/` and `semseg/` beside;
           lists `train.txt`, `val.txt`, `test.txt` in DIR, a line each `<sequence>/<frame>[,time of day]`, give the
           split; `shift:DIR?time=night` keeps the frames of one time of day, `?list=FILE` takes one list only;
@@ -185,33 +195,72 @@ def decode_depth(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _open_pairs(folder: Path, kind: str) -> LabelledSet:
-    from e2sam.data.io import read_stack
+    def loader(image: Path, plane: tuple[int, ...], labels: Path) -> Loader:
+        return lambda: (_plane_of(read_stack(image), plane, image), _read_labels(labels))
 
-    def loader(image: Path, labels: Path) -> Loader:
-        return lambda: (read_stack(image), _read_labels(labels))
-
-    items = []
+    items: dict[tuple[Path, tuple[int, ...]], LabelledItem] = {}
+    alone = []
     for split in ("", *_SPLITS):
         place = folder / split
         if not place.is_dir():
             continue
-        for image in sorted(place.iterdir()):
-            labels = _labels_of(image)
-            if labels is not None:
-                items.append(LabelledItem(f"{split}/{image.stem}".lstrip("/"), split, loader(image, labels)))
+        images: dict[str, list[Path]] = {}
+        for entry in filter(_is_image, place.iterdir()):
+            images.setdefault(_name_of(entry), []).append(entry)
+        for labels in sorted(path for path in place.iterdir() if _LABELS.fullmatch(path.name)):
+            found = _image_of(images, labels)
+            if found is None:
+                alone.append(labels.name)
+                continue
+            series = f"{split}/{_name_of(found[0])}".lstrip("/")
+            name = "_".join((series, *(f"{at:04d}" for at in found[1])))
+            items.setdefault(found, LabelledItem(name, split, loader(*found, labels), series))
     if not items:
         raise StackError(
             f"Expected pairs NAME.tif and NAME_labels.png or NAME_labels.tif, got none in {folder}: name them so."
         )
-    _check_names(items, folder)
-    return LabelledSet(tuple(items), kind, 0)
+    if alone:
+        _log.warning("No image beside %d of the labels in %s: %s.", len(alone), folder, ", ".join(alone[:_MOST_NAMED]))
+    return LabelledSet(tuple(sorted(items.values(), key=lambda item: (item.split, item.name))), kind, 0)
 
 
-def _labels_of(image: Path) -> Path | None:
-    if image.suffix.lower() not in _STACK_SUFFIXES or image.stem.endswith("_labels"):
+def _is_image(entry: Path) -> bool:
+    """Whether a stack could be read there: a file, a zarr store, or a folder of channels."""
+    is_file = entry.suffix.lower() in STACK_SUFFIXES and not is_labels_name(entry.name)
+    return not entry.name.startswith(".") and (is_file or entry.is_dir())
+
+
+def _name_of(image: Path) -> str:
+    """What its labels are called by: a file or a store without its suffix, a folder with the dots that it has."""
+    return image.name if image.is_dir() and not is_zarr(image) else image.stem
+
+
+def _image_of(images: Mapping[str, list[Path]], labels: Path) -> tuple[Path, tuple[int, ...]] | None:
+    """The image that labels belong to, and its plane: (), or what their name says of a series."""
+    match = _LABELS.fullmatch(labels.name)
+    if match is None:
         return None
-    found = (image.with_name(f"{image.stem}_labels{suffix}") for suffix in _LABEL_SUFFIXES)
-    return next((path for path in found if path.is_file()), None)
+    name, axes, numbers = match.group("name"), match.group("axes") or "", match.group("numbers")
+    plane = tuple(int(number) for number in re.findall(r"\d+", numbers))
+    found = images.get(f"{name}{axes}", [])
+    if not found and axes:
+        found, plane = images.get(name, []), tuple(int(number) for number in re.findall(r"\d+", axes))
+    if len(found) > 1:
+        raise StackError(
+            f"Expected one image for each labels file, got several named {name} in {labels.parent}: rename one."
+        )
+    return (found[0], plane) if found else None
+
+
+def _plane_of(stack: ChannelStack, plane: tuple[int, ...], image: Path) -> ChannelStack:
+    """The scene that labels belong to; those without numbers to the first one."""
+    at = plane or (0,) * len(stack.leading)
+    if len(at) != len(stack.leading) or any(
+        place >= length for place, length in zip(at, stack.num_planes, strict=True)
+    ):
+        counts = " x ".join(map(str, stack.num_planes)) or "no"
+        raise StackError(f"Expected labels of one of {counts} planes of {image.name}, got labels of {plane}.")
+    return stack.plane(*at)
 
 
 def _check_names(items: Sequence[LabelledItem], folder: Path) -> None:
@@ -343,7 +392,12 @@ def _open_session(path: Path, kind: str) -> LabelledSet:
         return load
 
     items = [
-        LabelledItem(f"{stack_id}-{names[stack_id]}{''.join(f'-{at}' for at in plane)}", "", loader(stack_id, plane))
+        LabelledItem(
+            f"{stack_id}-{names[stack_id]}{''.join(f'-{at}' for at in plane)}",
+            "",
+            loader(stack_id, plane),
+            str(stack_id),
+        )
         for stack_id, plane in places
     ]
     shown = tuple(classes.get(number, "") or "unlabelled" for number in range(1 + max(classes)))

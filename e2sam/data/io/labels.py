@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,29 @@ from numpy.typing import NDArray
 from e2sam.data.checks import check_kind, checked_path
 from e2sam.data.io.source import reading, suffix_of
 from e2sam.data.io.tiff_metadata import tags_to_write
+from e2sam.data.io.tiff_series import chosen_series
 from e2sam.data.stack import GeoReference
 from e2sam.errors import StackError
 
-__all__ = ["read_labels", "replace_file", "write_labels"]
+__all__ = ["is_labels_name", "read_labels", "replace_file", "write_labels"]
 
 _TIFF = (".tif", ".tiff")
 _MAX_PNG_LABEL = 65535
+# What this and other commands write, scenes of a series included, and what `finetune` reads as labels.
+_LABELS_NAME = re.compile(r"_(labels|percent)(_\d{4,})*\.tiff?$|_labels\.png$", re.IGNORECASE)
 # Place of the colour type in a PNG's header (PNG specification, 11.2.2), and its value for indexed colours.
 _COLOUR_TYPE_AT, _INDEXED = 25, 3
+
+
+def is_labels_name(name: str) -> bool:
+    """Whether a file is called as labels are, NAME_labels.tif: where images are looked for, it is none.
+
+    Examples
+    --------
+    >>> [is_labels_name(name) for name in ("a_labels.tif", "a_labels_0002.tif", "a.tif")]
+    [True, True, False]
+    """
+    return _LABELS_NAME.search(name) is not None
 
 
 def write_labels(path: str | os.PathLike[str], labels: NDArray[Any], geo: GeoReference | None = None) -> Path:
@@ -95,7 +110,7 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise StackError(f"Expected a label image, but there is no {source}.")
     with reading(source, "label image"):
         if suffix_of(source) in _TIFF:
-            array = tifffile.imread(source, maxworkers=1)
+            array = _read_tiff(source)
         elif suffix_of(source) == ".png":
             array = _read_png(source)
         elif suffix_of(source) == ".npy":
@@ -107,6 +122,14 @@ def read_labels(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise StackError(f"Expected labels (H, W) of an integer type, got {array.shape} {array.dtype} in {source}.")
     labels: NDArray[Any] = array.astype(np.uint8) if array.dtype.kind == "b" else array
     return labels
+
+
+def _read_tiff(path: Path) -> NDArray[Any]:
+    with tifffile.TiffFile(path) as file:
+        found = chosen_series(file, path)
+        if len(found) > 1:
+            raise StackError(f"Expected one label image in {path}, got {len(found)}: save the one that is meant alone.")
+        return np.asarray(found[0].asarray(maxworkers=1))
 
 
 def _read_png(path: Path) -> NDArray[Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from e2sam.data.checks import is_number, is_whole, shown
 from e2sam.data.io.axes import AxisOrder, resolve_axes
 from e2sam.data.io.folder import common_place, join_channels, names_of_files, sorted_naturally
+from e2sam.data.io.labels import is_labels_name
 from e2sam.data.io.naming import described, unique_names
 from e2sam.data.io.numpy_files import read_npy, read_npz
 from e2sam.data.io.pictures import read_jpeg, read_png
@@ -23,12 +24,14 @@ from e2sam.data.io.zarr_store import is_zarr, read_zarr
 from e2sam.data.stack import ChannelSpec, ChannelStack, LazyArray
 from e2sam.errors import AxisError, ChannelError, StackError
 
-__all__ = ["STACK_SUFFIXES", "read_stack", "read_with_notes"]
+__all__ = ["STACK_SUFFIXES", "is_part_of", "read_stack", "read_with_notes"]
 
 _log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 _ALPHA_SHARE = 0.8
+# So many planes may as well be rows, slices or frames, where a file names none of its axes.
+_MANY_CHANNELS = 16
 
 _READERS: dict[str, Callable[[Path], RawImage]] = {
     ".tif": read_tiff,
@@ -151,6 +154,22 @@ def _listed(paths: Any) -> list[Path]:
     return [Path(entry) for entry in entries]
 
 
+def is_part_of(target: Path, source: Path) -> bool:
+    """Whether a file written to `target` would be read with the stack, or any other file, at `source`.
+
+    That is the file itself, an image in a folder of channels (which would become one more channel), or anything in a
+    zarr store.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        return True
+    if not source.is_dir():
+        return False
+    if is_zarr(source):
+        return source.resolve() in target.resolve().parents
+    is_image = suffix_of(target) in _READERS and not is_labels_name(target.name)
+    return is_image and source.resolve() == target.resolve().parent
+
+
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not is_zarr(path)
 
@@ -173,6 +192,14 @@ def _read_file(path: Path, channel_axis: int | str | None, notes: list[str], num
         order = resolve_axes(tuple(int(length) for length in raw.data.shape), raw.axes, channel_axis)
     except StackError as error:
         raise type(error)(f"{path.name}: {error}") from None
+    channel = order.order[-3]
+    if channel_axis is None and channel is not None and (raw.axes[channel : channel + 1] or "P") not in "CS":
+        count = int(raw.data.shape[channel])
+        if count > _MANY_CHANNELS and not num_named:
+            notes.append(
+                f"{path.name} does not say what its axes are: axis {channel} of {tuple(raw.data.shape)} was taken for "
+                f"{count} channels. Give channel_axis (--channel-axis) if it is another."
+            )
     return _stack_of(raw, order, path, notes, num_named)
 
 
@@ -231,9 +258,10 @@ def _looks_like_alpha(data: LazyArray) -> bool:
 
 
 def _read_folder(folder: Path, channel_axis: int | str | None, notes: list[str], num_named: int) -> ChannelStack:
-    files = sorted_naturally(
-        file for file in folder.iterdir() if suffix_of(file) in _READERS and not file.name.startswith(".")
-    )
+    images = [file for file in folder.iterdir() if suffix_of(file) in _READERS and not file.name.startswith(".")]
+    files = sorted_naturally(file for file in images if not is_labels_name(file.name))
+    if len(files) < len(images):
+        notes.append(f"Left out as labels: {len(images) - len(files)} of {len(images)} images in {folder.name}.")
     if not files:
         raise StackError(f"Expected a folder of image files, one for each channel, got none in {folder}.")
     if len(files) == 1:
