@@ -40,6 +40,7 @@ class Canvas:
     objects_made = Signal()  # the objects layer is new and empty
     points_made = Signal()  # the points layer is new and empty
     objects_deleted = Signal()  # the user has taken the objects layer away
+    composite_deleted = Signal()  # the user has taken the layer of the model's input away
     refused = Signal(str)  # why what the user drew is no prompt; it is to be taken off again
     plane_changed = Signal()
     tool_changed = Signal(str)
@@ -52,6 +53,8 @@ class Canvas:
         self._undrawn = Undrawn(viewer)
         self._own = OwnLayers(viewer, self._on_made, self._on_gone, self._on_deleted)
         self._mask_box: Box | None = None
+        # Corners of the box that is drawn.
+        self._box: NDArray[np.float64] | None = None
         self._has_labels = False
         # Colours by number, of a colormap: the table of objects asks for all it shows at each change.
         self._colours: tuple[object, dict[int, tuple[float, float, float]]] = (None, {})
@@ -122,6 +125,8 @@ class Canvas:
     def _on_deleted(self, name: str) -> None:
         if name == "objects":
             self.objects_deleted.emit()
+        elif name == "composite":
+            self.composite_deleted.emit()
 
     def make_objects(self) -> None:
         """Make the layer of accepted objects, where the user has taken it away."""
@@ -159,8 +164,10 @@ class Canvas:
             shapes = self._own.get("box")
             if shapes is not None and len(shapes.data):
                 shapes.data = []
+            self._box = None
             if prompts.box is not None:
-                self._own.shapes().add_rectangles(corners_of_box([float(value) for value in prompts.box]))
+                self._box = corners_of_box([float(value) for value in prompts.box])
+                self._own.shapes().add_rectangles(self._box)
 
     def _show_points(self, layer: Points, prompts: Prompts) -> None:
         shown = xy_of_points(layer.data)
@@ -358,6 +365,9 @@ class Canvas:
         if layer is None or not len(layer.data) or self._own.scene is None:
             return
         corners, kind = layer.data[-1], layer.shape_type[-1]
+        if kind == "rectangle" and self._box is not None and np.allclose(corners, self._box, atol=1e-3):
+            # A line that is too short, which napari has dropped, was drawn beside it.
+            return
         if kind == "rectangle":
             box = box_of_corners(corners, self._own.scene.size)
             if box is not None:

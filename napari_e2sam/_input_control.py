@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qtpy.QtCore import QTimer
+
 from napari_e2sam._composite import Composite
 from napari_e2sam._state import Workplace
 from napari_e2sam.widgets.channels import ChannelsPanel
@@ -13,6 +15,7 @@ class InputControl:
     """Joins the Channels panel's "Model input" with the canvas."""
 
     def __init__(self, channels: ChannelsPanel, work: Workplace) -> None:
+        self._channels = channels
         self._work = work
         self._is_shown = True
         self._turn = 0
@@ -22,10 +25,22 @@ class InputControl:
         work.state.scene_changed.connect(self._forget)
         work.state.encoded.connect(self._show)
         work.state.view_rested.connect(self._look_closer)
+        work.canvas.composite_deleted.connect(self._on_deleted)
 
     def _on_toggled(self, shown: bool) -> None:
         self._is_shown = shown
         self._show()
+
+    def _on_deleted(self) -> None:
+        # By then it is known whether the image went with it.
+        QTimer.singleShot(0, self._untick)
+
+    def _untick(self) -> None:
+        work = self._work
+        if work.state.layer in work.viewer.layers and work.canvas.composite_layer is None:
+            self._channels.set_composite_shown(False)
+            self._is_shown = False
+            self._forget()
 
     def _forget(self) -> None:
         """What is being read is of a scene that is gone."""

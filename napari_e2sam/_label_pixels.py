@@ -29,6 +29,10 @@ def put_labels(layer: Labels, box: Box, labels: NDArray[Any]) -> None:
     changed = window != labels
     if not changed.any():
         return
+    if not layer.visible:
+        # napari keeps no picture of it that could be drawn again, or one of another view; it makes one to show it.
+        np.copyto(window, labels, casting="unsafe")
+        return
     if layer.data.dtype.itemsize <= 2:
         # Of such a layer napari draws the data themselves, and of them the box of the pixels that it is given.
         corners = _extremes(changed)

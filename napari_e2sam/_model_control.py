@@ -32,7 +32,7 @@ class ModelControl:
         self._work = work
         self._encoding = encoding
         self._models: tuple[ModelRow, ...] = ()
-        self._wanted = ""
+        self._wanted, self._default = "", "tiny"
         # What the engine said of the model that it holds: another than that of the window while the user changes it.
         self._held: dict[str, Any] = {}
         self._previous: list[str] = []
@@ -46,7 +46,8 @@ class ModelControl:
         work.state.encoded.connect(self._on_encoded)
 
     def start(self, model: str) -> None:
-        """List the models and load one."""
+        """List the models and load one; `model` where the session's own is gone."""
+        self._default = model
         self._list()
         self.choose(self._work.session.file.model.get("name", "") or model)
 
@@ -64,6 +65,7 @@ class ModelControl:
             self._show_models()
             return
         self._wanted, self._news, self._num_ends = name, "", 0
+        self._work.state.lacks_model = False
         self._encoding.hold()
         if self._is_down:
             self._restart()
@@ -138,8 +140,9 @@ class ModelControl:
         elif before and before != name:
             self._previous.append(before)
         self._is_going_back = False
-        self._wanted, work.state.model = name, model
-        work.session.keep(lambda file: file.set_model(name, model["fingerprint"]))
+        self._wanted, work.state.model, work.state.lacks_model = name, model, False
+        if not self._news:
+            work.session.keep(lambda file: file.set_model(name, model["fingerprint"]))
         self._show_models()
         self._panel.set_details(model_text(model))
         self._encoding.take_model(model)
@@ -153,7 +156,9 @@ class ModelControl:
         self._is_going_back = False
         self._work.fail(text)
         model, held = self._work.state.model, self._held
-        if held is model or not (held or model):
+        if not (held or model):
+            self._go_on_with_default(name, text)
+        elif held is model:
             self._show_loaded()
             self._encoding.go_on()
         elif model and model["name"] not in (name, held.get("name")):
@@ -165,11 +170,19 @@ class ModelControl:
             self._news = text
             self._use(held)
         else:
+            self._go_on_with_default(name, text)
+
+    def _go_on_with_default(self, name: str, text: str) -> None:
+        """Load the default model where none could be, such as a student whose file was moved; the session keeps its."""
+        if name == self._default:
             self._go_without()
+            return
+        self._wanted, self._news = self._default, f"{text} Meanwhile {Path(self._default).name} is used."
+        self._load(self._default)
 
     def _go_without(self) -> None:
         """Have no model: neither the one that was chosen nor the one before can be loaded."""
-        self._work.state.model = {}
+        self._work.state.model, self._work.state.lacks_model = {}, True
         self._show_loaded()
         self._encoding.go_on()
 

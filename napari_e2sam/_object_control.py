@@ -53,6 +53,7 @@ class ObjectControl:
         self._work = work
         self._when_answered = when_answered
         self._everything: tuple[int, tuple[int, ...]] | None = None
+        self._news = ""
         self._waiting: list[Box] = []
         self._rows: dict[int, tuple[ObjectRecord, ObjectRow]] = {}
         self._drawing = QTimer()
@@ -80,6 +81,7 @@ class ObjectControl:
         work.canvas.objects_made.connect(self._draw_all)
         work.canvas.objects_deleted.connect(self._on_objects_deleted)
         work.engine.lost.connect(self._end_everything)
+        work.state.encoded.connect(self._on_encoded)
         panel.set_overlap(work.session.file.overlap)
 
     def _try(self, action: Callable[[], Any]) -> None:
@@ -166,6 +168,9 @@ class ObjectControl:
 
     def next_unreviewed(self) -> None:
         """Choose the next object that nobody has looked at, and bring it into view."""
+        if not self._work.session.has_stack:
+            self._try(lambda: self._work.session.place)
+            return
         chosen = self._panel.chosen_ids
         here = {record.id for record in self._work.session.objects}
         after = chosen[-1] if chosen else 0
@@ -231,7 +236,15 @@ class ObjectControl:
 
     def _on_everything_failed(self, text: str) -> None:
         self._end_everything()
+        if not self._work.state.is_encoded:
+            # The line is emptied when what came first is encoded.
+            self._news = text
         self._work.fail(text)
+
+    def _on_encoded(self) -> None:
+        if self._news:
+            self._work.fail(self._news)
+            self._news = ""
 
     def _on_everything(self, message: Message, window: Box | None) -> None:
         place = self._end_everything()
@@ -290,14 +303,14 @@ class ObjectControl:
             self._draw_all()
         here = [region.box for region in change.regions if (region.stack_id, region.plane) == session.place]
         new = self._come_with(change)
-        if here and not (new is not None and self._draw_new(new)):
-            self._waiting += squares_of(here)
-            self._draw_waiting(_DRAWING_FIRST_S)
         if new is not None:
             self._add_row(new)
         elif change.objects or change.has_classes or change.kind == "refresh":
             self._show_rows()
         self._show_history()
+        if here and not (new is not None and self._draw_new(new)):
+            self._waiting += squares_of(here)
+            self._draw_waiting(_DRAWING_FIRST_S)
 
     def _come_with(self, change: Change) -> ObjectRecord | None:
         """The object that a change has brought here, where it has changed nothing else."""

@@ -111,6 +111,9 @@ class PromptControl:
 
     def toggle_next_click(self) -> None:
         """Show or hide where the next click tells most."""
+        if not self._work.session.has_stack:
+            self._try(lambda: self._work.session.place)
+            return
         self._panel.next_click.toggle()
 
     def _on_window_toggled(self, on: bool) -> None:
@@ -377,7 +380,7 @@ class PromptControl:
         masks = [one.mask for one in draft.candidates if one.mask is not None]
         if not self._shows_doubt or len(masks) < 2:
             self._work.canvas.show_doubt(None)
-            if self._shows_doubt:
+            if self._shows_doubt and self._work.session.has_stack:
                 self._work.say("One click first: then its candidate masks show where they disagree.", "info")
             return
         box, doubt, (x, y) = next_click(masks)

@@ -186,6 +186,7 @@ class StackControl:
         work = self._work
         for lane in ("prepare", "predict", "hover", "shares", "leave_one_out"):
             work.engine.forget(lane)
+        work.engine.cancel("everything")
         self._making.stop()
         self._news = ""
         self.alignment.forget()

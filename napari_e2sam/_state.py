@@ -63,6 +63,8 @@ class State:
     refusal
         Why nothing can be encoded as things are, in a line for the user: no channel is ticked, or the model takes
         others. Empty where an encoding is there, under way or to come.
+    lacks_model
+        Whether no model is loaded or being loaded: none could be.
     is_encoded
         Whether the engine can answer prompts for exactly this.
     grid
@@ -83,6 +85,7 @@ class State:
         self.model: dict[str, Any] = {}
         self.matrix: NDArray[Any] | None = None
         self.refusal = ""
+        self.lacks_model = False
         self.is_encoded = False
         self.grid: LogitsGrid | None = None
 
@@ -96,8 +99,8 @@ class State:
 
     @property
     def is_deselected(self) -> bool:
-        """Whether no channel is selected that the model can take, so that no encoding is under way or to come."""
-        return bool(self.refusal)
+        """Whether there is no model, or no channel that it can take: no encoding is under way or to come."""
+        return bool(self.refusal) or self.lacks_model
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,6 +122,8 @@ class State:
         PromptError
             If nothing can be encoded, or the encoding is still to come.
         """
+        if self.lacks_model:
+            raise PromptError("Expected a loaded model, got none: choose one in Model.")
         if self.refusal:
             raise PromptError(self.refusal)
         if not self.is_encoded:

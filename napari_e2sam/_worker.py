@@ -11,7 +11,9 @@ import os
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +33,9 @@ Arrays = dict[str, NDArray[Any]]
 Answer = tuple[dict[str, Any], Arrays]
 # The processor is the window's while it draws a mask, and the user's next click is not there sooner.
 _LOOKS_AHEAD_AFTER_S = 0.1
+# What a user does while everything is segmented, and what needs the engine for itself.
+_ANSWERED_BETWEEN = ("predict", "shares", "leave_one_out", "look", "models")
+_ENDS_OTHERS = ("prepare", "load", "fetch")
 # What tells which mask, or which part of the image, the user sees.
 _SHOWN_BY = ("predict", "shares", "look")
 
@@ -42,9 +47,19 @@ class Cancelled(E2SamError):
 class Job:
     """What a request may do while it runs: report progress and see whether it was cancelled."""
 
-    def __init__(self, report: Callable[[float, str], None], is_cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, report: Callable[[float, str], None], is_cancelled: Callable[[], bool], meanwhile: Callable[[], None]
+    ) -> None:
         self._report = report
         self._is_cancelled = is_cancelled
+        self.meanwhile = meanwhile
+        """Answers what the user asks between the steps of long work.
+
+        Raises
+        ------
+        PromptError
+            If this work has to end for it.
+        """
 
     def step(self, share: float, text: str) -> None:
         """Report `share` in 0..1 of the work done.
@@ -200,6 +215,7 @@ class Engine:
             try:
                 step = next(steps)
                 job.step(step.done / max(step.total, 1), "Segmenting everything")
+                job.meanwhile()
             except StopIteration as end:
                 labels = end.value
         return {"objects": int(labels.max())}, {"labels": np.asarray(labels, np.int32)}
@@ -266,13 +282,26 @@ def _stack_of(described: Mapping[str, Any], arrays: Arrays) -> ChannelStack:
 def serve(engine: Engine, reading: BinaryIO, writing: BinaryIO) -> None:
     """Answer requests until the window leaves."""
     requests: queue.Queue[Message | None] = queue.Queue()
+    waiting: deque[Message | None] = deque()
     cancelled: set[int] = set()
+
+    def meanwhile() -> None:
+        with suppress(queue.Empty):
+            while True:
+                asked = requests.get_nowait()
+                if asked is not None and asked.what in _ANSWERED_BETWEEN:
+                    send(writing, _answer(engine, asked, writing, cancelled, lambda: None))
+                else:
+                    waiting.append(asked)
+        if any(asked is None or asked.what in _ENDS_OTHERS for asked in waiting):
+            raise PromptError("Find all was stopped: another image, selection or model came first.")
+
     thread = threading.Thread(target=_listen, args=(reading, requests, cancelled), daemon=True)
     thread.start()
     pause: float | None = None
     while True:
         try:
-            request = requests.get(timeout=pause)
+            request = waiting.popleft() if waiting else requests.get(timeout=pause)
         except queue.Empty:
             _look_ahead(engine)
             pause = None
@@ -281,7 +310,7 @@ def serve(engine: Engine, reading: BinaryIO, writing: BinaryIO) -> None:
             break
         if pause is not None or request.what in _SHOWN_BY:
             pause = _LOOKS_AHEAD_AFTER_S
-        send(writing, _answer(engine, request, writing, cancelled))
+        send(writing, _answer(engine, request, writing, cancelled, meanwhile))
     thread.join()
 
 
@@ -305,11 +334,14 @@ def _listen(reading: BinaryIO, requests: queue.Queue[Message | None], cancelled:
             requests.put(message)
 
 
-def _answer(engine: Engine, request: Message, writing: BinaryIO, cancelled: set[int]) -> Message:
+def _answer(
+    engine: Engine, request: Message, writing: BinaryIO, cancelled: set[int], meanwhile: Callable[[], None]
+) -> Message:
     ticket = request.ticket
     job = Job(
         lambda share, text: send(writing, Message("progress", ticket, {"share": share, "text": text})),
         lambda: ticket in cancelled,
+        meanwhile,
     )
     try:
         if ticket in cancelled:

@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 __all__ = ["Curves"]
 
-_COLOURS = ("#e08a3c", "#3f9fd8", "#4fb06d", "#b06fd0")
+_COLOURS = ("#e08a3c", "#3f9fd8", "#4fb06d", "#b06fd0", "#d8c23f", "#e0607a")
 _ROW = 16
 _BETWEEN = 12
 _MOST_POINTS = 400

@@ -78,6 +78,13 @@ def test_zooming_in_shows_every_pixel_of_the_model_input(window: Any, noise: Cha
     canvas.camera.center = (0.0, 40.0, 60.0)
     window.wait(lambda: np.array_equal(layer.data[0][place], wanted))
     assert layer is canvas.composite_layer and layer.data_level == 0
+    # Taken away by hand, it is not wanted any more.
+    box = window.panels.channels.composite
+    window.viewer.layers.remove(layer)
+    window.wait(lambda: not box.isChecked())
+    box.click()
+    window.wait(lambda: canvas.composite_layer is not None)
+    layer = canvas.composite_layer
     # The next selection begins where the user looks.
     window.panels.channels.none.click()
     window.panels.channels.all.click()

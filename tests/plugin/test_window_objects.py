@@ -148,6 +148,27 @@ def test_strokes_are_actions_too(window: Any, stack: ChannelStack) -> None:
     _agree(window)
 
 
+def test_objects_are_accepted_while_their_layer_is_hidden(window: Any, stack: ChannelStack) -> None:
+    """napari keeps no picture of a hidden layer, or one of another view."""
+    window.open(stack)
+    window.wait(lambda: window.canvas.mask_layer is not None)
+    canvas, rows = window.canvas, window.panels.objects.table
+    for layer in (canvas.objects_layer, canvas.mask_layer):
+        layer.visible = False
+    for count in (3, 2):
+        window.viewer.dims.ndisplay = count
+    for number, x in enumerate((20, 60), 1):
+        window.click(x, 30)
+        window.controller.do("accept")
+        assert len(rows.rows) == number
+    assert window.widget.status.text() == "Accepted; the layer of the objects is hidden."
+    for layer in (canvas.objects_layer, canvas.mask_layer):
+        layer.visible = True
+    shown = np.asarray(canvas.objects_layer._slice.image.view)
+    np.testing.assert_array_equal(shown, window.session.file.labels(*window.session.place))
+    assert {20, 60} <= set(np.nonzero(shown[30])[0]) and not canvas.mask_layer.data.any()
+
+
 def test_everything_next_and_layers_that_go_away(window: Any, stack: ChannelStack) -> None:
     window.open(stack)
     do, objects = window.controller.do, window.panels.objects

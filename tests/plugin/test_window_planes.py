@@ -150,11 +150,13 @@ def test_everything_in_view_is_what_shows_on_the_screen(
     buttons, status = window.panels.objects.actions_by_name, window.widget.status
     rows = window.panels.objects.table
 
-    # Stopped while it runs, or left by an engine that is gone: nothing is added, and the buttons are as before.
+    # A click is answered while it runs. Stopped, displaced by another selection, or left by an engine that is gone:
+    # nothing is added, and the buttons are as before.
     with monkeypatch.context() as patch:
         patch.setattr(fake, "goes_on", Event())
         for end, says in (
-            (buttons["everything"].click, "Stopped"),
+            (lambda: (window.click(30, 30), window.controller.do("clear"), buttons["everything"].click()), "Stopped"),
+            (lambda: window.tick("red"), "Find all was stopped: another image, selection or model came first."),
             (lambda: engine._received.emit((engine._channel, None)), "started again"),
         ):
             buttons["everything"].click()

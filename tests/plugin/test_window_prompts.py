@@ -333,6 +333,14 @@ def test_a_click_or_box_beside_the_image_is_taken_off_at_once(window: Any, stack
     window.wait(lambda: window.session.draft.prompts.box is not None and window.session.draft.candidates)
     assert status.text() == "" and len(boxes.data) == 1
 
+    # A line of one place, which napari drops, takes nothing from the box.
+    box = window.session.draft.prompts.box
+    _key(window, Qt.Key.Key_L)
+    _click(window, 40.5, 40.5)
+    QTest.mouseDClick(_native(window), LEFT, NONE, _place(window, 40.5, 40.5))
+    QTest.qWait(50)
+    assert window.session.draft.prompts.box is box and len(boxes.data) == 1 and not boxes._is_creating
+
 
 def test_an_error_goes_with_the_next_action_that_succeeds(window: Any, stack: ChannelStack) -> None:
     _open(window, stack)

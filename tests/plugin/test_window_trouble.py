@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from typing import Any
 
 import fake
 import numpy as np
 import pytest
+from conftest import Window
 from qtpy.QtWidgets import QMessageBox
 
+from e2sam.data.session import Session
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from napari_e2sam._worker import Engine
 
@@ -65,6 +68,35 @@ def test_masks_come_from_the_model_that_the_window_names(
     window.wait(lambda: not window.session.has_stack)
     window.controller.encoding.go_on()
     assert not state.is_encoded, "nothing is open"
+
+
+def test_a_session_whose_model_is_gone_goes_on_with_another(
+    viewer: Any, qtbot: Any, tmp_path: Path, stack: Any
+) -> None:
+    with Session.open(tmp_path / "a.e2sam") as session:
+        session.set_model("broken.safetensors", "f")
+    window = Window(viewer, qtbot, session=tmp_path / "a.e2sam")
+    window.open(stack)
+    assert window.state.model["name"] == "tiny"
+    told = window.widget.status.text()
+    assert "got 'broken.safetensors'" in told and told.endswith("Meanwhile tiny is used.")
+    # What the session was made with is remembered: its file may come back.
+    assert window.session.file.model["name"] == "broken.safetensors"
+    window.click(30, 30)
+    assert window.session.draft.conditions.model == "fake-tiny"
+    window.close()
+
+
+def test_without_any_model_a_click_waits_for_none(window: Any, stack: ChannelStack) -> None:
+    window.open(stack)
+    models, state = window.controller.models, window.state
+    models._go_without()
+    state.is_encoded = False
+    window.canvas.points_layer.add([[30, 30]])
+    assert window.widget.status.text() == "Expected a loaded model, got none: choose one in Model."
+    models.choose("tiny")
+    window.wait(lambda: window.session.draft.candidates)
+    assert window.widget.status.text() == ""
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
