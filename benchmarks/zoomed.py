@@ -1,26 +1,36 @@
-"""What it is worth that the model looks at the part of a large image that its user has zoomed to.
+"""What it is worth that the model looks at, and learns from, the part of a large image that its user has zoomed to.
+
+    python -m benchmarks.zoomed [--json] [--objects 10] [--side 4096] [--view 500] [--learn] [--sets nf1_nuclei,...]
 
 Real images are repeated to 4096 pixels and more, as a large picture of the same would be; objects of one of the copies
 in the middle are clicked at as in the protocol, from afar and in a view of 500 pixels, of a grid of such views: what a
-user sees who goes over the image part by part.
+user sees who goes over the image part by part. With `--learn` five of the objects are corrections that the model is
+fine-tuned on, and the others are clicked at before and after.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.finetune import CORRECTIONS, run
 from benchmarks.real_sets import SETS, RealImage, load_set
 from benchmarks.report import Report, at_least, parser_for
 from benchmarks.tiny_quality import SHARED
 from e2sam.data.clicks import next_click
+from e2sam.data.corrections import Correction, CorrectionImage, CorrectionSet
+from e2sam.data.masks import MaskCrop
+from e2sam.data.session import Conditions
 from e2sam.data.stack import ChannelStack
 from e2sam.inference.prediction import Box
 from e2sam.inference.predictor import Predictor
+from e2sam.training.finetune_config import FinetuneConfig
 from e2sam.weights.zoo import load_model
 
 CHOSEN = ("cellpaint_cells", "cellpaint_nuclei", "nf1_nuclei", "shift_vehicles")
@@ -68,14 +78,24 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=10, help="most objects of an image")
     parser.add_argument("--side", type=int, default=4096, help="least side of the repeated image, pixels")
     parser.add_argument("--view", type=int, default=500, help="side of the view, pixels")
+    parser.add_argument("--learn", action="store_true", help="fine-tune on five objects, and click at the others")
+    parser.add_argument("--sets", default=",".join(CHOSEN), help="sets, with commas between")
     options = parser.parse_args()
     if not SHARED.is_dir():
         sys.exit("Expected the real images beside the repository, got none: this benchmark needs them.")
-    predictor = Predictor(load_model("tiny", device="cpu"), cache=False)
     report = Report("zoomed", {})
-    for found in SETS:
-        if found.name in CHOSEN:
-            report.figures[found.name] = _measured(predictor, load_set(found, SHARED, options.objects)[0], options)
+    images = {
+        found.name: load_set(found, SHARED, options.objects)[0]
+        for found in SETS
+        if found.name in options.sets.split(",")
+    }
+    if options.learn:
+        _measure_learning(report, images, options)
+        report.show(options.json)
+        return
+    predictor = Predictor(load_model("tiny", device="cpu"), cache=False)
+    for name, image in images.items():
+        report.figures[name] = _measured(predictor, image, options)
     means = {
         name: np.mean([rows[name] for rows in report.figures.values()], axis=0).round(3).tolist()
         for name in ("afar", "zoomed", "passes")
@@ -102,6 +122,41 @@ def _measured(predictor: Predictor, image: RealImage, options: Namespace) -> dic
         rows["zoomed"].append(zoomed)
         rows["passes"].append(np.diff(passes).tolist())
     return {name: np.mean(values, axis=0).round(3).tolist() for name, values in rows.items()}
+
+
+def _measure_learning(report: Report, images: dict[str, RealImage], options: Namespace) -> None:
+    """Fine-tune on five objects of each image; mean IoU after each click on the others, zoomed, before and after."""
+    for name, image in images.items():
+        stack, place = repeated(image, options.side)
+        targets = list(image.targets.values())
+        learned = np.unique(np.linspace(0, len(targets) - 1, CORRECTIONS).round().astype(int)).tolist()
+        others = [target for index, target in enumerate(targets) if index not in learned]
+        scene = CorrectionImage(name, stack.size, lambda stack=stack: stack)
+        conditions = Conditions(image.channels)
+        corrections = CorrectionSet(
+            tuple(
+                Correction(str(index), scene, MaskCrop.of(targets[index], place[1], place[0]), conditions=conditions)
+                for index in learned
+            )
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            config = FinetuneConfig(out=Path(folder) / "new.safetensors", device="cpu", twin=False)
+            result = run(corrections, config)
+            rows = []
+            for model in ("tiny", result.out):
+                predictor = Predictor(load_model(model, device="cpu"), cache=False)
+                predictor.set_stack(stack, image.channels)
+                found = [list(ious(predictor, target, place, options.view)) for target in others]
+                rows.append(np.mean(found, axis=0).round(3).tolist())
+        report.figures[name] = {
+            "learned from": len(learned),
+            "judged by": len(others),
+            "taken": result.accepted,
+            "seconds": round(result.seconds_to_model, 1),
+            "before": rows[0],
+            "after": rows[1],
+        }
+        report.bar(f"{name}: IoU after 1 click, after learning", rows[0][0], rows[1][0], at_least)
 
 
 if __name__ == "__main__":
