@@ -33,11 +33,12 @@ class InputControl:
 
     def _on_deleted(self) -> None:
         # By then it is known whether the image went with it.
-        QTimer.singleShot(0, self._untick)
+        turn = self._turn
+        QTimer.singleShot(0, lambda: self._untick(turn))
 
-    def _untick(self) -> None:
+    def _untick(self, turn: int) -> None:
         work = self._work
-        if work.state.layer in work.viewer.layers and work.canvas.composite_layer is None:
+        if turn == self._turn and work.state.layer in work.viewer.layers and work.canvas.composite_layer is None:
             self._channels.set_composite_shown(False)
             self._is_shown = False
             self._forget()

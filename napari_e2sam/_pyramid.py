@@ -17,13 +17,13 @@ _WHOLE_SIDE = 4096
 _COARSEST_SIDE = 1024
 
 
-def levels_of(data: Any, is_rgb: bool = False, whole_side: int = _WHOLE_SIDE) -> list[Any] | None:
+def levels_of(data: Any, is_rgb: bool = False, whole_side: int | None = None) -> list[Any] | None:
     """Resolutions of an array (..., H, W), or (..., H, W, 3) of colours, finest first.
 
-    None where one is enough: no side is longer than `whole_side`.
+    None where one is enough: no side is longer than `whole_side`, or than what is quick to draw as one texture.
     """
     height, width = data.shape[-3:-1] if is_rgb else data.shape[-2:]
-    if max(height, width) <= whole_side or min(height, width) < 2:
+    if max(height, width) <= (whole_side or _WHOLE_SIDE) or min(height, width) < 2:
         return None
     # napari asks more of a level than of an image: an array that is still on disk is wrapped.
     levels, step = [data if isinstance(data, np.ndarray) else Decimated(data, 1, is_rgb)], 2

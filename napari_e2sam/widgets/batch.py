@@ -9,9 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from magicgui.widgets import CheckBox, Container, FileEdit, LineEdit
+from magicgui.widgets import CheckBox, FileEdit, LineEdit
 from qtpy.QtCore import QProcess, Qt
 from qtpy.QtWidgets import (
+    QFormLayout,
     QHBoxLayout,
     QLabel,
     QListWidget,
@@ -64,8 +65,6 @@ class BatchWidget(QWidget):
         self.model = LineEdit(label="Model", value="tiny", tooltip=TOOLTIPS["batch_model"])
         self.axis = LineEdit(label="Channel axis", value="", tooltip=TOOLTIPS["batch_axis"])
         self.folders = CheckBox(label="", text="Each folder is one stack", tooltip=TOOLTIPS["batch_folders"])
-        fields = [self.source, self.folders, self.target, self.model, self.axis]
-        self.form = Container(widgets=fields, labels=True)
         self.channels = QListWidget(objectName="batch_channels")
         self.channels.setMaximumHeight(_LIST_HEIGHT)
         self.start = QPushButton("Start")
@@ -77,7 +76,10 @@ class BatchWidget(QWidget):
 
     def _lay_out(self) -> None:
         layout = QVBoxLayout(self)
-        layout.addWidget(self.form.native)
+        form = QFormLayout()
+        for field in (self.source, self.folders, self.target, self.model, self.axis):
+            form.addRow(field.label, field.native)
+        layout.addLayout(form)
         layout.addWidget(QLabel("Channels (none ticked: suggested for each stack)"))
         layout.addWidget(self.channels)
         row = QHBoxLayout()

@@ -124,7 +124,7 @@ def test_the_engine_looks_ahead_after_a_mask_and_only_when_idle(engine: Any, qtb
 
 def test_the_engine_looks_ahead_at_the_candidate_that_is_shown() -> None:
     engine = fake_engine()
-    job = Job(lambda share, text: None, lambda: False)
+    job = Job(lambda share, text: None, lambda: False, lambda: None)
     engine.load({"name": "tiny"}, {}, job)
     channels = [{"name": name} for name in "ab"]
     engine.prepare(
