@@ -95,8 +95,9 @@ class Composite:
     def __getitem__(self, key: tuple[slice, slice, Any]) -> NDArray[np.uint8]:
         """Pixels of rows and columns, as `Decimated` asks for them; what was not read is like its neighbours."""
         y, x = (np.arange(length)[part] for length, part in zip(self.shape[:2], key[:2], strict=True))
-        shown = self._whole[(y // self._step)[:, None], x // self._step]
+        shown = self._whole[_places(y, self._step)][:, _places(x, self._step)]
         if self._part is not None:
+            shown = shown.copy()
             (x0, y0, x1, y1), step, pixels = self._part
             rows, columns = slice(*np.searchsorted(y, (y0, y1))), slice(*np.searchsorted(x, (x0, x1)))
             shown[rows, columns] = pixels[((y[rows] - y0) // step)[:, None], (x[columns] - x0) // step]
@@ -118,6 +119,15 @@ class Composite:
 def step_of(stack: ChannelStack) -> int:
     """Every how many pixels a stack is read for a picture of all of it."""
     return _step_in((0, 0, stack.size[1], stack.size[0]))
+
+
+def _places(at: NDArray[np.intp], step: int) -> NDArray[np.intp] | slice:
+    """Where pixels lie among every `step`-th one; a slice, which copies nothing, where that is as regular."""
+    found = at // step
+    strides = np.unique(np.diff(found))
+    if len(strides) == 1 and strides[0] > 0:
+        return slice(int(found[0]), int(found[-1]) + 1, int(strides[0]))
+    return found
 
 
 def _step_in(view: Box) -> int:
