@@ -201,8 +201,8 @@ class PromptControl:
 
     # -- prediction ----------------------------------------------------------------------------------------------------
 
-    def predict(self) -> None:
-        """Ask for masks of the current prompts."""
+    def predict(self, waits: bool = False) -> None:
+        """Ask for masks of the current prompts; `waits` for a slow look at what is on the screen."""
         work = self._work
         draft = work.session.draft
         if draft.prompts.is_empty:
@@ -219,7 +219,7 @@ class PromptControl:
         conditions = Conditions(state.names, state.recipes_in_use, state.model.get("fingerprint", ""))
         place, prompts = work.session.place, usable_prompts(draft, conditions)
         body, arrays = request_of(prompts)
-        body["view"] = work.canvas.view
+        body |= {"view": work.canvas.view, "waits": waits}
         around = self._shown if self._refines else None
         if around is not None:
             body["around"] = list(around.box)
@@ -301,6 +301,10 @@ class PromptControl:
         if self._refines and before is None and self._shown is not None:
             # Now it is known what to look at closer.
             self.predict()
+            return
+        if message.body["looks_closer"]:
+            # This mask is of the whole image, seen from afar.
+            self.predict(waits=True)
             return
         then, self._then = self._then, None
         if then is not None:

@@ -155,11 +155,15 @@ class Engine:
         predictor = self._ready
         prompts = self._prompts(body, arrays)
         multimask = bool(body.get("multimask", True))
+        looks_closer = False
         if body.get("around"):
             prediction = predictor.refine(prompts, body["around"], multimask)
         else:
             # The pointer passes many places: none of them is worth a slow encoder pass.
             view = None if body.get("is_preview") and not predictor.close_ups else body.get("view")
+            if not body.get("waits") and predictor.has_to_encode(prompts, view):
+                # From afar at once; the window asks again.
+                view, looks_closer = None, True
             prediction = predictor.predict_prompts(prompts, multimask, view)
         self._last, self._shown = prediction, None
         answer: Arrays = {"logits": np.asarray(prediction.logits, np.float32)}
@@ -171,6 +175,7 @@ class Engine:
             "areas": [0 if crop is None else crop.area for crop in crops],
             "channels": [str(name) for name in prediction.channels],
             "seconds": float(predictor.seconds_predict),
+            "looks_closer": looks_closer,
         }, answer
 
     def look(self, body: Mapping[str, Any], arrays: Arrays, job: Job) -> Answer:

@@ -24,7 +24,7 @@ from e2sam.inference.frame import Frame
 from e2sam.inference.plan import EncodingPlan, MissingPolicy, Recipes, Scene, View
 from e2sam.inference.prediction import Box, CloseUp, Prediction, crops_iou, is_confirmed
 from e2sam.inference.tiling import Windows, logits_in_window, shifted
-from e2sam.inference.zoomed import ZoomedLook
+from e2sam.inference.zoomed import ZoomedLook, first_window
 from e2sam.modeling.e2sam import E2SAM
 
 __all__ = ["Prediction", "Predictor"]
@@ -284,6 +284,14 @@ class Predictor:
         if window is None or not is_named:
             return answer.prediction
         return self._looked_closer(current, prompts, answer, window)
+
+    def has_to_encode(self, prompts: Prompts, view: Box | None) -> bool:
+        """Whether `predict` would make a slow encoder pass to look at a view, for which a user may not want to wait."""
+        current = self._in_use()
+        if view is None or current.is_large or not self._looks_at_views or self.model.config.looks_closer:
+            return False
+        window = first_window(current.windows, prompts, self._answers.before(current.plan, prompts), view)
+        return window is not None and not self._encoder.has(current.plan.with_view(0), window)
 
     def look_at(self, view: Box) -> None:
         """Encode ahead what most first clicks in a view need: for the time that the user looks at it.

@@ -15,7 +15,7 @@ from e2sam.inference.prediction import Box, CloseUp, Prediction, is_confirmed
 from e2sam.inference.tiling import Windows, logits_in_window, shifted
 from e2sam.modeling.e2sam import E2SAM
 
-__all__ = ["ZoomedLook"]
+__all__ = ["ZoomedLook", "first_window"]
 
 # A window that promises so much less quality than the whole image does not show the object.
 _FAR_WORSE = 0.3
@@ -65,7 +65,7 @@ class ZoomedLook:
         view
             What the user sees, (x0, y0, x1, y1), or None.
         """
-        window = _first(windows, prompts, before, view)
+        window = first_window(windows, prompts, before, view)
         if window is None:
             return None
         self.seconds = 0.0
@@ -108,7 +108,7 @@ class ZoomedLook:
         return afar.with_close_up(CloseUp(dict(enumerate(logits[0])), encoded.frame, window), scores[0])
 
 
-def _first(windows: Windows, prompts: Prompts, before: Answer | None, view: Box | None) -> Box | None:
+def first_window(windows: Windows, prompts: Prompts, before: Answer | None, view: Box | None) -> Box | None:
     """Where to look first: where the object was seen before, else, of one click or box, in the view."""
     if before is not None and before.in_view is not None:
         holds = windows.holds(before.in_view, prompts)

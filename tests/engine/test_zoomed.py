@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from e2sam.data.prompts import Prompts
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.inference.predictor import Predictor
 from e2sam.modeling.build import build_model, teacher_config
@@ -121,9 +122,13 @@ def test_a_model_whose_pass_is_slow_makes_one_for_the_clicks_of_a_view() -> None
     passes = predictor.encoder_passes
     predictor.look_at(view)
     assert predictor.encoder_passes == passes, "not before it is asked"
+    click = Prompts(np.array([[1180, 1200]], np.float32), np.array([1], np.int32))
+    assert predictor.has_to_encode(click, view) and not predictor.has_to_encode(click, None)
+    predictor.predict_prompts(click)
+    assert predictor.has_to_encode(click, view) and predictor.encoder_passes == passes
     for x in (1180, 1200, 1220):
         predictor.predict([(x, 1200)], view=view)
-    assert predictor.encoder_passes == passes + 1
+    assert predictor.encoder_passes == passes + 1 and not predictor.has_to_encode(click, view)
     distant = Predictor(model, cache=False, close_ups=False)
     distant.set_stack(stack, range(3))
     assert distant.predict([(1200, 1200)], view=view).close_up is None and distant.encoder_passes == passes

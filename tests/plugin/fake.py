@@ -58,6 +58,9 @@ class FakePredictor:
         self.encoder_passes += 1
         self.selection = tuple(stack.indices(channels))
 
+    def has_to_encode(self, prompts: Prompts, view: Box | None) -> bool:
+        return False
+
     def set_channels(self, channels: Any) -> None:
         self.encoder_passes += 1
         self.selection = tuple(channels)

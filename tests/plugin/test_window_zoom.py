@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import Any
 
 import pytest
@@ -37,3 +38,32 @@ def test_the_engine_is_told_what_the_user_sees(
     x0, y0, x1, y1 = views[-1]
     # A part of the image, around the place; the canvas may have moved since.
     assert 0 < x0 < 48 < x1 < 96 and 0 <= y0 < 40 < y1 <= 80
+
+
+def test_a_slow_look_at_what_is_on_the_screen_follows_a_mask_from_afar(
+    window: Any, stack: ChannelStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views: list[Any] = []
+    may_look, real = Event(), FakePredictor.predict_prompts
+
+    def watched(self: FakePredictor, prompts: Any, multimask: bool = True, view: Any = None) -> Any:
+        views.append(view)
+        if view is not None:
+            may_look.wait(10)
+        return real(self, prompts, multimask, view)
+
+    monkeypatch.setattr(FakePredictor, "predict_prompts", watched)
+    monkeypatch.setattr(FakePredictor, "has_to_encode", lambda self, prompts, view: view is not None)
+    window.open(stack)
+    window.click(48, 40)
+    window.wait(lambda: len(views) == 2)
+    # The mask is there, and can be accepted, while the model looks closer.
+    assert views[0] is None and tuple(views[1]) == window.canvas.view
+    window.controller.do("accept")
+    assert len(window.session.objects) == 1
+    may_look.set()
+    window.click(20, 20)
+    window.wait(lambda: len(views) == 4)
+    window.wait(lambda: not window.controller.work.engine.is_busy)
+    assert views[2] is None and views[3] is not None and len(window.session.objects) == 1
+    assert window.session.draft.candidates and len(window.session.draft.prompts.points) == 1
