@@ -41,7 +41,6 @@ class Composite:
     """
 
     dtype = np.dtype(np.uint8)
-    ndim = 3
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tqdm import tqdm
 
 from e2sam.cli.output import PAGE, check_target, emit
-from e2sam.cli.stacks import add_reading_arguments
+from e2sam.cli.stacks import add_search_arguments
 from e2sam.cli.values import above_zero, count, natural, share
 from e2sam.data.stack import split_names
 from e2sam.errors import TrainingError
@@ -57,8 +57,7 @@ def _add_inherit(commands: Any, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="STACK_OR_DIR", help="stacks, folders of stacks, shift:DIR"
     )
-    parser.add_argument("--folders", action="store_true", help="the images of a folder are the channels of one stack")
-    add_reading_arguments(parser)
+    add_search_arguments(parser)
     parser.add_argument("--teacher", default="tiny", metavar="M", help="tiny, vit_b, vit_l, vit_h or a file")
     parser.add_argument("--student", metavar="M", help="weights of the student's encoder, if not the teacher's")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="student to write, .safetensors")

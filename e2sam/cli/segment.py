@@ -16,7 +16,7 @@ import numpy as np
 
 from e2sam.cli.output import check_folder, check_target, emit, progress, tell
 from e2sam.cli.stacks import (
-    add_reading_arguments,
+    add_search_arguments,
     add_selection_argument,
     add_stack_arguments,
     selection_of,
@@ -102,8 +102,7 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
         epilog="example: e2sam predict scenes/ --model tiny --out labels/",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="STACK_OR_DIR", help="stacks, or folders of stacks")
-    parser.add_argument("--folders", action="store_true", help="the images of a folder are the channels of one stack")
-    add_reading_arguments(parser)
+    add_search_arguments(parser)
     _add_model_arguments(parser)
     _add_automatic_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the label images")

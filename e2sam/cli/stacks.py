@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_commands",
     "add_reading_arguments",
+    "add_search_arguments",
     "add_selection_argument",
     "add_stack_arguments",
     "selection_of",
@@ -74,6 +75,12 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channel-names", metavar="A,B,C", help="names of all channels, in order")
     parser.add_argument("--nodata", type=float, metavar="VALUE", help="stored value that means 'not measured'")
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how stacks behind files and folders are found and read."""
+    parser.add_argument("--folders", action="store_true", help="the images of a folder are the channels of one stack")
+    add_reading_arguments(parser)
 
 
 def add_selection_argument(parser: argparse.ArgumentParser) -> None:

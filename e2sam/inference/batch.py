@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from e2sam.data.io import STACK_SUFFIXES, read_with_notes, write_labels
+from e2sam.data.io import STACK_SUFFIXES, read_with_notes, stem_of, write_labels
 from e2sam.data.io.datasets import open_dataset
 from e2sam.data.io.labels import is_labels_name
 from e2sam.data.io.zarr_store import is_zarr
@@ -195,9 +195,7 @@ def search_stacks(paths: Sequence[Path], out: Path | None = None, of_folders: bo
         if not below:
             raise StackError(f"Expected stacks ({', '.join(STACK_SUFFIXES)}, zarr) in {path}, found none.")
         for source in below:
-            # A folder that is one stack keeps its name, dots included; so does the one that was named.
-            name = source.stem if is_zarr(source) or source.is_file() else source.absolute().name
-            yield FoundStack(source, (source.parent.relative_to(path) if source != path else Path()) / name)
+            yield FoundStack(source, (source.parent.relative_to(path) if source != path else Path()) / stem_of(source))
 
 
 def _add(tasks: dict[Path, BatchTask], task: BatchTask) -> None:

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2sam.data.io.labels import is_labels_name, read_labels
-from e2sam.data.io.registry import STACK_SUFFIXES, read_stack
-from e2sam.data.io.zarr_store import is_zarr
+from e2sam.data.io.registry import STACK_SUFFIXES, read_stack, stem_of
 from e2sam.data.stack import ChannelSpec, ChannelStack
 from e2sam.errors import StackError
 
@@ -206,13 +205,15 @@ def _open_pairs(folder: Path, kind: str) -> LabelledSet:
             continue
         images: dict[str, list[Path]] = {}
         for entry in filter(_is_image, place.iterdir()):
-            images.setdefault(_name_of(entry), []).append(entry)
-        for labels in sorted(path for path in place.iterdir() if _LABELS.fullmatch(path.name)):
-            found = _image_of(images, labels)
+            images.setdefault(stem_of(entry), []).append(entry)
+        for labels in sorted(place.iterdir()):
+            if (match := _LABELS.fullmatch(labels.name)) is None:
+                continue
+            found = _image_of(images, match)
             if found is None:
                 alone.append(labels.name)
                 continue
-            series = f"{split}/{_name_of(found[0])}".lstrip("/")
+            series = f"{split}/{stem_of(found[0])}".lstrip("/")
             name = "_".join((series, *(f"{at:04d}" for at in found[1])))
             items.setdefault(found, LabelledItem(name, split, loader(*found, labels), series))
     if not items:
@@ -230,16 +231,8 @@ def _is_image(entry: Path) -> bool:
     return not entry.name.startswith(".") and (is_file or entry.is_dir())
 
 
-def _name_of(image: Path) -> str:
-    """What its labels are called by: a file or a store without its suffix, a folder with the dots that it has."""
-    return image.name if image.is_dir() and not is_zarr(image) else image.stem
-
-
-def _image_of(images: Mapping[str, list[Path]], labels: Path) -> tuple[Path, tuple[int, ...]] | None:
+def _image_of(images: Mapping[str, list[Path]], match: re.Match[str]) -> tuple[Path, tuple[int, ...]] | None:
     """The image that labels belong to, and its plane: (), or what their name says of a series."""
-    match = _LABELS.fullmatch(labels.name)
-    if match is None:
-        return None
     name, axes, numbers = match.group("name"), match.group("axes") or "", match.group("numbers")
     plane = tuple(int(number) for number in re.findall(r"\d+", numbers))
     found = images.get(f"{name}{axes}", [])
@@ -247,7 +240,7 @@ def _image_of(images: Mapping[str, list[Path]], labels: Path) -> tuple[Path, tup
         found, plane = images.get(name, []), tuple(int(number) for number in re.findall(r"\d+", axes))
     if len(found) > 1:
         raise StackError(
-            f"Expected one image for each labels file, got several named {name} in {labels.parent}: rename one."
+            f"Expected one image for each labels file, got several named {name} in {found[0].parent}: rename one."
         )
     return (found[0], plane) if found else None
 

@@ -24,7 +24,7 @@ from e2sam.data.io.zarr_store import is_zarr, read_zarr
 from e2sam.data.stack import ChannelSpec, ChannelStack, LazyArray
 from e2sam.errors import AxisError, ChannelError, StackError
 
-__all__ = ["STACK_SUFFIXES", "is_part_of", "read_stack", "read_with_notes"]
+__all__ = ["STACK_SUFFIXES", "is_part_of", "read_stack", "read_with_notes", "stem_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +152,11 @@ def _listed(paths: Any) -> list[Path]:
     if wrong:
         raise StackError(f"{expected}, got {type(wrong[0]).__name__} in the list.")
     return [Path(entry) for entry in entries]
+
+
+def stem_of(path: Path) -> str:
+    """What the labels of a stack are called by: a file or a store without its suffix, a folder with the dots it has."""
+    return path.absolute().name if _is_folder(path) else path.stem
 
 
 def is_part_of(target: Path, source: Path) -> bool:
